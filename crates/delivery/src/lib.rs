@@ -1,0 +1,4 @@
+//! Accept, dispatch, attempt, outcome: from a durable queue to the next hop.
+
+pub mod content;
+pub mod transfer;

@@ -1,0 +1,1 @@
+//! Resolver and MX plan.

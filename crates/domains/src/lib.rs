@@ -1,0 +1,1 @@
+//! MailDomain: its types, their validation, and the live index of them.

@@ -1,0 +1,1 @@
+//! SMTP in: listeners, sessions, policy, and the stream to verifier and delivery.

@@ -1,0 +1,9 @@
+//! What is carried: ids, envelope, header scan, trace headers and DSN text. No I/O.
+
+pub mod content;
+pub mod envelope;
+pub mod id;
+
+pub use content::{Content, Cut};
+pub use envelope::{Envelope, Failure, Origin, Recipient, Standing};
+pub use id::QueueId;

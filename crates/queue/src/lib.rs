@@ -1,0 +1,149 @@
+//! Queue and spool: who is due, leased and retried, and what the bytes are.
+//!
+//! The unit of scheduling is an *entry*: one message to the recipients of one next hop. The entries
+//! of one message share its record and its content. The queue never looks inside a message.
+//!
+//! [`Queue`] is the contract; [`conformance`] is the one suite that every backend passes.
+
+mod entry;
+mod error;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use message::QueueId;
+
+pub use entry::{
+    Entry, EntryId, EntryState, Lease, Leased, MessageRecord, NewEntry, NewMessage, Next, NextHop,
+    Settlement, Timestamp,
+};
+pub use error::QueueError;
+
+/// Content longer than this is staged in parts before [`Queue::accept`]; what is shorter travels
+/// inside it, in the same round trip. Octets.
+pub const INLINE_LIMIT: usize = 256 * 1024;
+
+/// The size of a staged part, in octets. Only the last may be shorter.
+pub const PART_SIZE: usize = 1024 * 1024;
+
+/// What [`Queue::accept`] did.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// False when a message of this id had been accepted before: nothing was written.
+    pub fresh: bool,
+    /// The entries, leased to the caller, where it asked for that and `fresh` is true. They start
+    /// their life leased, so that a first attempt costs no further round trip.
+    pub leased: Vec<Leased>,
+}
+
+/// How a worker leases.
+#[derive(Debug, Clone)]
+pub struct LeaseRequest {
+    /// Who asks: shown to operators, not trusted for anything.
+    pub worker: String,
+    /// At most so many entries.
+    pub max: usize,
+    /// The lease ends so long after now, unless renewed.
+    pub duration: Duration,
+}
+
+/// Which entries [`Queue::list`] tells of.
+#[derive(Debug, Clone, Default)]
+pub struct ListFilter {
+    /// Only entries of this next hop.
+    pub next_hop: Option<String>,
+    /// Only entries in this state.
+    pub state: Option<EntryState>,
+    /// The cursor that the page before gave; `None` starts.
+    pub cursor: Option<String>,
+    /// At most so many entries a page (1 to 1000).
+    pub limit: usize,
+}
+
+/// One page of a listing.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The entries, in no promised order; one that changes meanwhile may be missed or told twice.
+    pub entries: Vec<(Entry, MessageRecord)>,
+    /// Give this back for the next page; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// How full the queue is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Entries waiting for their time or for a worker.
+    pub queued: u64,
+    /// Entries in a worker's hands.
+    pub leased: u64,
+    /// Age of the entry that is due and has waited longest; zero when none is due.
+    pub oldest_due: Duration,
+}
+
+/// A durable queue of messages. See the crate's documentation for the words.
+///
+/// Every method that changes something is atomic and may be repeated after a lost answer: accept by
+/// the message's id, the others by the lease's epoch.
+///
+/// Errors: [`QueueError::Unavailable`] whenever the store cannot be reached or cannot make a change
+/// durable; then nothing may be assumed done.
+#[async_trait]
+pub trait Queue: Send + Sync + 'static {
+    /// Writes part `number` (from 0) of a long content ahead of [`Queue::accept`]. Parts that no
+    /// accept ever names are swept after an hour.
+    async fn stage(&self, id: QueueId, number: u32, octets: Bytes) -> Result<(), QueueError>;
+
+    /// Makes a message durable with all its entries, or changes nothing. Idempotent by the
+    /// message's id for at least an hour, even when the message has been settled meanwhile.
+    ///
+    /// With `lease`, the entries start leased to that worker, when they are few enough for `max`.
+    async fn accept(&self, message: NewMessage, lease: Option<LeaseRequest>) -> Result<Accepted, QueueError>;
+
+    /// Leases entries that are due, longest due first; returns expired leases to the queue on the way.
+    async fn lease(&self, request: LeaseRequest) -> Result<Vec<Leased>, QueueError>;
+
+    /// Moves a lease's end to `duration` from now.
+    ///
+    /// # Errors
+    /// [`QueueError::StaleLease`] when the epoch is not the entry's present one.
+    async fn renew(&self, lease: &Lease, duration: Duration) -> Result<(), QueueError>;
+
+    /// Hands a lease back untried: due at once, no attempt counted. A stale lease is no error.
+    async fn hand_back(&self, lease: &Lease) -> Result<(), QueueError>;
+
+    /// Writes an attempt's outcome and gives up the lease; with a bounce, enqueues it in the same
+    /// atomic step. When the last entry of a message is done, its record and content go.
+    ///
+    /// # Errors
+    /// [`QueueError::StaleLease`] when the epoch is not the entry's present one; nothing changed.
+    async fn settle(&self, settlement: Settlement) -> Result<(), QueueError>;
+
+    /// The inline part of a message's content.
+    async fn inline_content(&self, id: QueueId) -> Result<Bytes, QueueError>;
+
+    /// Part `number` of a message's content, as it was staged.
+    async fn part(&self, id: QueueId, number: u32) -> Result<Bytes, QueueError>;
+
+    /// Waits until there may be something to lease, or `at_most` has passed.
+    async fn wait(&self, at_most: Duration);
+
+    /// How full the queue is.
+    async fn depth(&self) -> Result<Depth, QueueError>;
+
+    /// One page of entries.
+    async fn list(&self, filter: ListFilter) -> Result<Page, QueueError>;
+
+    /// All entries of one message, and its record; `None` when it is not in the queue.
+    async fn show(&self, id: QueueId) -> Result<Option<(MessageRecord, Vec<Entry>)>, QueueError>;
+
+    /// Makes a message's queued entries due now; says how many. Leased ones are left alone.
+    async fn retry_now(&self, id: QueueId) -> Result<u64, QueueError>;
+
+    /// Removes a message's entries, leased ones too (their settlement will be stale), without a
+    /// bounce; says how many.
+    async fn remove(&self, id: QueueId) -> Result<u64, QueueError>;
+
+    /// Fails unless the store answers and can write.
+    async fn check(&self) -> Result<(), QueueError>;
+}

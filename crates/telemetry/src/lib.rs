@@ -1,0 +1,1 @@
+//! Tracing subscriber, OTLP export, metrics recorder, shutdown.

@@ -1,0 +1,1 @@
+//! What tests stand on: DNS with zones, SMTP peers, Redis and Postfix processes, a ledger.

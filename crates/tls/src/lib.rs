@@ -1,0 +1,1 @@
+//! rustls set-up for both ends of SMTP, and certificate reload.

@@ -1,0 +1,1 @@
+//! Verify and Sign: what a message claims, judged; what we claim, signed.

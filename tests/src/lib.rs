@@ -1,0 +1,1 @@
+//! Packetboat seen from outside.
