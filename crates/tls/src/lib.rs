@@ -1,1 +1,17 @@
 //! rustls set-up for both ends of SMTP, and certificate reload.
+//!
+//! [`ServerTls`] is what the edge's listeners present; [`ClientTls`] is what delivery uses towards
+//! remote servers. Both speak TLS 1.2 and 1.3 only (RFC 8996, RFC 9325), with the aws-lc-rs provider.
+//!
+//! What this crate deliberately does not do: it decides nothing about mail. Whether a session must
+//! be encrypted, and what happens when it is not, is for its callers.
+
+mod client;
+mod error;
+mod files;
+mod self_signed;
+mod server;
+
+pub use client::{ClientTls, ClientTlsConfig, Security};
+pub use error::TlsError;
+pub use server::{ServerTls, ServerTlsConfig};
