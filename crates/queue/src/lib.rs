@@ -46,6 +46,11 @@ pub struct LeaseRequest {
     pub max: usize,
     /// The lease ends so long after now, unless renewed.
     pub duration: Duration,
+    /// Next hops to pass over: the worker is at its limit there, and their entries stay queued, so
+    /// that a slow next hop does not stall the others. The cost of a lease may grow with the length
+    /// of this list, never with the number of entries that wait for these next hops. Ignored by
+    /// [`Queue::accept`].
+    pub except: Vec<NextHop>,
 }
 
 /// Which entries [`Queue::list`] tells of.
