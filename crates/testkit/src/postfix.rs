@@ -1,0 +1,1 @@
+//! A real Postfix in folders of its own.

@@ -1,0 +1,108 @@
+//! A real `redis-server` that writes every change to disk before it answers.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::child::Child;
+use crate::{net, wait};
+
+const START: Duration = Duration::from_secs(20);
+
+/// A Redis server on loopback with a folder of its own; it ends when this is dropped.
+pub struct RedisServer {
+    folder: TempDir,
+    address: SocketAddr,
+    child: Option<Child>,
+}
+
+impl RedisServer {
+    /// Starts a server with `appendonly yes` and `appendfsync always`, and waits until it answers.
+    pub async fn start() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("packetboat-redis-").tempdir()?;
+        let mut server = Self { folder, address: net::free_address()?, child: None };
+        server.restart().await?;
+        Ok(server)
+    }
+
+    /// `redis://…` for configurations.
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// Where the server listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts the server on its old port and data, and waits until it has loaded them. A server that
+    /// still runs is ended first.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.stop().await?;
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--bind", "127.0.0.1", "--port", &self.address.port().to_string(), "--daemonize", "no"])
+            .args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""])
+            .arg("--dir")
+            .arg(self.folder.path());
+        let mut child = Child::spawn("redis-server", command, &self.folder.path().join("redis.log"))?;
+        wait::until("redis to answer", START, async || {
+            if let Err(ended) = child.check_alive() {
+                return Some(Err(ended));
+            }
+            ping(self.address).await.then_some(Ok(()))
+        })
+        .await??;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Ends the server as a power cut would.
+    pub async fn kill9(&mut self) -> Result<()> {
+        match self.child.take() {
+            Some(mut child) => child.kill9().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the server in order.
+    pub async fn stop(&mut self) -> Result<()> {
+        match self.child.take() {
+            Some(mut child) => child.terminate(START).await.map(|_| ()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the server answers commands; while it loads its data it does not yet.
+async fn ping(address: SocketAddr) -> bool {
+    let attempt = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"PING\r\n").await?;
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).await?;
+        std::io::Result::Ok(&answer == b"+PONG")
+    };
+    matches!(timeout(Duration::from_secs(1), attempt).await, Ok(Ok(true)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn comes_back_after_a_power_cut() {
+        let mut server = RedisServer::start().await.unwrap();
+        server.kill9().await.unwrap();
+        assert!(!ping(server.address()).await);
+        server.restart().await.unwrap();
+        assert!(ping(server.address()).await);
+        server.stop().await.unwrap();
+    }
+}
