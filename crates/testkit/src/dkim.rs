@@ -1,4 +1,4 @@
-//! An independent judge of DKIM signatures: dkimpy, fed with keys from zone text.
+//! An independent maker and judge of DKIM signatures: dkimpy, fed with keys from zone text.
 
 use std::process::Stdio;
 
@@ -7,8 +7,12 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::keys::DkimKey;
+
 /// The judge. It reads the message from its input and the keys from its arguments, and prints JSON.
-const SCRIPT: &str = include_str!("dkim_verify.py");
+const VERIFY: &str = include_str!("dkim_verify.py");
+/// The signer. It reads the message from its input and prints the header field.
+const SIGN: &str = include_str!("dkim_sign.py");
 
 /// What dkimpy says about one `DKIM-Signature`, in the order of the header.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -32,10 +36,26 @@ pub struct Signature {
 /// Verifies every signature of a message. `keys` are names (`s._domainkey.example.com`) and the text
 /// of their TXT records.
 pub async fn verify(message: &[u8], keys: &[(String, String)]) -> Result<Vec<Signature>> {
+    let keys: Vec<String> = keys.iter().map(|(name, record)| format!("{name}={record}")).collect();
+    let printed = python(VERIFY, &keys, message).await?;
+    serde_json::from_slice(&printed).context("reading what the DKIM judge printed")
+}
+
+/// The message with a signature of `domain` in front. Line ends must be CRLF.
+pub async fn sign(message: &str, domain: &str, key: &DkimKey) -> Result<String> {
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), &key.private_key)?;
+    let file_name = file.path().to_string_lossy().into_owned();
+    let arguments = [domain, &key.selector, key.algorithm.name(), &file_name].map(str::to_owned);
+    let field = python(SIGN, &arguments, message.as_bytes()).await?;
+    Ok(format!("{}{message}", String::from_utf8(field)?))
+}
+
+async fn python(script: &str, arguments: &[String], input: &[u8]) -> Result<Vec<u8>> {
     // The system's interpreter: dkimpy is a package of the distribution, not of a virtual environment.
     let mut child = Command::new("/usr/bin/python3")
-        .args(["-c", SCRIPT])
-        .args(keys.iter().map(|(name, record)| format!("{name}={record}")))
+        .args(["-c", script])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -43,20 +63,37 @@ pub async fn verify(message: &[u8], keys: &[(String, String)]) -> Result<Vec<Sig
         .spawn()
         .context("starting python3 (packages python3-dkim and python3-nacl)")?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(message).await?;
+        stdin.write_all(input).await?;
     }
     let output = child.wait_with_output().await?;
-    ensure!(output.status.success(), "the DKIM judge failed: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).context("reading what the DKIM judge printed")
+    ensure!(output.status.success(), "dkimpy failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(output.stdout)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::corpus::Message;
+    use crate::keys::Algorithm;
 
     #[tokio::test]
     async fn a_message_without_signature_gives_none() {
         assert_eq!(verify(b"From: a@example.com\r\n\r\nhello\r\n", &[]).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn what_is_signed_verifies_until_it_is_changed() {
+        for algorithm in [Algorithm::Rsa, Algorithm::Ed25519] {
+            let key = DkimKey::generate(algorithm, "s1").await.unwrap();
+            let message = Message::new("a@example.com", "b@example.net", "dkim-1").text();
+            let signed = sign(&message, "example.com", &key).await.unwrap();
+            let keys = [key.answer("example.com")];
+            let found = verify(signed.as_bytes(), &keys).await.unwrap();
+            assert!(found.len() == 1 && found[0].valid, "{found:?}");
+            assert_eq!((found[0].algorithm.as_str(), found[0].has_length), (algorithm.name(), false));
+            let changed = signed.replace("This is", "This was");
+            assert!(!verify(changed.as_bytes(), &keys).await.unwrap()[0].valid);
+        }
     }
 
     #[tokio::test]

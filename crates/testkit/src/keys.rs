@@ -23,9 +23,21 @@ pub enum Algorithm {
     Ed25519,
 }
 
+impl Algorithm {
+    /// Its name in `a=`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rsa => "rsa-sha256",
+            Self::Ed25519 => "ed25519-sha256",
+        }
+    }
+}
+
 /// A key pair and its selector.
 #[derive(Clone, Debug)]
 pub struct DkimKey {
+    /// The kind of key.
+    pub algorithm: Algorithm,
     /// The label below `_domainkey`.
     pub selector: String,
     /// The private key, PKCS#8 PEM.
@@ -50,7 +62,12 @@ impl DkimKey {
             }
         };
         let record = format!("v=DKIM1; k={name}; p={}", STANDARD.encode(public_key));
-        Ok(Self { selector: selector.to_owned(), private_key, record })
+        Ok(Self { algorithm, selector: selector.to_owned(), private_key, record })
+    }
+
+    /// The name and text of the TXT record, as [`crate::dkim::verify`] takes them.
+    pub fn answer(&self, domain: &str) -> (String, String) {
+        (format!("{}._domainkey.{domain}", self.selector), self.record.clone())
     }
 
     /// The zone line that publishes the key for `domain`.
