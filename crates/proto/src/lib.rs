@@ -7,7 +7,11 @@
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+pub mod client;
 mod error;
+pub mod server;
+pub mod trace;
+mod transport;
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 mod generated {
@@ -16,6 +20,7 @@ mod generated {
 
 pub use error::{ErrorCode, ServiceError};
 pub use generated::*;
+pub use transport::{PeerTls, TransportError};
 
 /// Frames of one call. The sender going away before the last frame abandons the call.
 pub type Frames<T> = mpsc::Receiver<T>;
@@ -45,4 +50,15 @@ pub trait Delivery: Send + Sync + 'static {
 
     /// Asks the mailbox store behind a `Callout` domain whether a recipient exists.
     async fn probe(&self, request: ProbeRequest) -> Result<ProbeResponse, ServiceError>;
+}
+
+/// Frames from a list: for callers that have the whole message at hand.
+#[must_use]
+pub fn frames_of<F>(list: Vec<F>) -> Frames<F> {
+    let (sender, receiver) = mpsc::channel(list.len().max(1));
+    for frame in list {
+        // The channel was made with room for all of them.
+        let _ = sender.try_send(frame);
+    }
+    receiver
 }

@@ -1,1 +1,108 @@
-//! Tracing subscriber, OTLP export, metrics recorder, shutdown.
+//! Tracing subscriber, OTLP export, metrics recorder, and their orderly end.
+//!
+//! Logs go to standard error. Spans go to an OTLP collector when one is configured. Metrics are read
+//! from [`Metrics::render`] by the admin server.
+
+mod export;
+mod metrics;
+
+use serde::Deserialize;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+pub use export::ExportError;
+pub use metrics::Metrics;
+
+/// What the `telemetry:` section of the settings says.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The OTLP/gRPC collector (`http://host:4317`); absent: spans are not exported.
+    pub otlp: Option<String>,
+    /// The share of transactions that is traced, 0.0 to 1.0.
+    pub sample_ratio: f64,
+    /// `text` for people or `json` for programs.
+    pub log_format: LogFormat,
+    /// What is logged, in the syntax of `tracing_subscriber::EnvFilter`.
+    pub log_filter: String,
+}
+
+/// How a log record looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { otlp: None, sample_ratio: 1.0, log_format: LogFormat::Text, log_filter: "info".to_owned() }
+    }
+}
+
+/// Why telemetry cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// `telemetry.log_filter` does not parse.
+    #[error("telemetry.log_filter {filter:?} is not a filter; write for example \"info\" or \"info,edge=debug\"")]
+    Filter {
+        /// As configured.
+        filter: String,
+        /// The parser's word.
+        #[source]
+        cause: tracing_subscriber::filter::ParseError,
+    },
+    /// `telemetry.otlp` cannot be used.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// Something else has already been installed in this process.
+    #[error("telemetry has been set up before in this process")]
+    Twice,
+}
+
+/// Telemetry in working order. Call [`Telemetry::shutdown`] after the services have drained.
+pub struct Telemetry {
+    /// The process's metrics.
+    pub metrics: Metrics,
+    exporter: Option<export::Exporter>,
+}
+
+impl Telemetry {
+    /// Sets up logs, metrics and, where configured, span export for the whole process. `role` names
+    /// the service in traces (`packetboat-edge`). Must run inside the tokio runtime.
+    ///
+    /// # Errors
+    /// When a setting is unusable, or this is the second call in the process.
+    pub fn install(config: &Config, role: &str) -> Result<Self, TelemetryError> {
+        let metrics = Metrics::install().map_err(|_| TelemetryError::Twice)?;
+        let exporter = match &config.otlp {
+            Some(endpoint) => Some(export::Exporter::new(endpoint, config.sample_ratio, role)?),
+            None => None,
+        };
+        let spans = exporter.as_ref().map(export::Exporter::layer::<Registry>);
+        let filter = EnvFilter::try_new(&config.log_filter)
+            .map_err(|cause| TelemetryError::Filter { filter: config.log_filter.clone(), cause })?;
+        let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let logs = match config.log_format {
+            LogFormat::Text => format.boxed(),
+            LogFormat::Json => format.json().flatten_event(true).boxed(),
+        };
+        tracing_subscriber::registry()
+            .with(spans)
+            .with(logs.with_filter(filter))
+            .try_init()
+            .map_err(|_| TelemetryError::Twice)?;
+        Ok(Self { metrics, exporter })
+    }
+
+    /// Sends what spans are left, waiting five seconds at most.
+    pub fn shutdown(self) {
+        if let Some(exporter) = self.exporter {
+            exporter.shutdown();
+        }
+    }
+}
