@@ -34,6 +34,14 @@ impl QueueId {
         Self::from_bits(millis << 80 | random)
     }
 
+    /// The id of the same moment with other random bits (80 of `random` count): for a message that
+    /// is made from another, and must have the same id when it is made again.
+    #[must_use]
+    pub fn with_random(&self, random: u128) -> Self {
+        let bits = self.0.iter().fold(0, |sum, byte| sum << 5 | digit(*byte) as u128);
+        Self::from_bits(bits >> 80 << 80 | random << 48 >> 48)
+    }
+
     fn from_bits(mut bits: u128) -> Self {
         let mut text = [0; LEN];
         for slot in text.iter_mut().rev() {
@@ -52,10 +60,12 @@ impl QueueId {
     /// A number spread evenly over ids, for choosing a shard.
     #[must_use]
     pub fn spread(&self) -> u64 {
-        self.0[LEN - 12..].iter().fold(0, |sum, byte| {
-            sum << 5 | ALPHABET.iter().position(|c| c == byte).unwrap_or_default() as u64
-        })
+        self.0[LEN - 12..].iter().fold(0, |sum, byte| sum << 5 | digit(*byte) as u64)
     }
+}
+
+fn digit(byte: u8) -> usize {
+    ALPHABET.iter().position(|c| *c == byte).unwrap_or_default()
 }
 
 impl FromStr for QueueId {
@@ -102,6 +112,7 @@ mod tests {
         let second = QueueId::from_bits(2 << 80);
         assert!(first < second);
         assert_eq!(first.to_string().parse(), Ok(first));
+        assert_eq!(second.with_random(u128::MAX), QueueId::from_bits((2 << 80) + (1 << 80) - 1));
         assert!("short".parse::<QueueId>().is_err());
         assert!("0000000000000000000000000u".parse::<QueueId>().is_err());
     }

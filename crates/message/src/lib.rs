@@ -2,6 +2,7 @@
 
 pub mod author;
 pub mod content;
+pub mod dsn;
 pub mod envelope;
 pub mod header;
 pub mod id;
