@@ -1,1 +1,8 @@
-//! Packetboat seen from outside.
+//! Packetboat seen from outside: processes, sockets, real peers.
+//!
+//! Each file of `e2e/` is one scenario named by the behaviour it shows. They share the [`world`]: a
+//! small Internet in DNS, a hosted domain, and the settings of processes.
+
+pub mod cluster;
+pub mod load;
+pub mod world;

@@ -1,0 +1,63 @@
+//! `packetboat queue` lists, shows, retries and removes what waits.
+
+use anyhow::{Context, Result, ensure};
+use packetboat_tests::world::{ARRIVAL, HOSTED, REMOTE, World, at, queue_id, submit};
+use testkit::corpus::Message;
+use testkit::process::Settings;
+use testkit::smtp::{Sink, Verb};
+use testkit::wait;
+
+/// What a `queue` command prints; it must succeed.
+async fn queue(world: &World, settings: &Settings, arguments: &[&str]) -> Result<String> {
+    let output = world.site.run(settings, &[&["queue"], arguments].concat()).await?;
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "queue {arguments:?}: {error}");
+    String::from_utf8(output.stdout).context("reading what queue printed")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_can_be_worked_on() -> Result<()> {
+    let world = World::new().await?;
+    let sink = Sink::smtp().await?;
+    sink.reply(Verb::Rcpt, "450 4.2.0 the mailbox is being moved");
+    let port = sink.address().port();
+    let adjust = |settings: &mut Settings| {
+        settings.outbound_port = port;
+        settings.retry_initial = "10m";
+        settings.retry_max_age = "1h";
+    };
+    let (settings, _process) = world.start_all(adjust).await?;
+    let (alice, carol) = (at("alice", HOSTED), at("carol", REMOTE));
+
+    let mut ids = Vec::new();
+    for name in ["first", "second"] {
+        let reply = submit(&settings, &[&carol], &Message::new(&alice, &carol, name).text()).await?;
+        ensure!(reply.code == 250, "{reply}");
+        ids.push(queue_id(&reply)?);
+    }
+    let deferred = async || {
+        let shown = queue(&world, &settings, &["show", &ids[1]]).await.ok()?;
+        shown.contains("being moved").then_some(shown)
+    };
+    let shown = wait::until("the deferral in queue show", ARRIVAL, deferred).await?;
+    ensure!(shown.contains("carol@remote.test") && shown.contains(&ids[1]), "{shown}");
+    let listed = queue(&world, &settings, &["list"]).await?;
+    ensure!(ids.iter().all(|id| listed.contains(id)), "{listed}");
+
+    queue(&world, &settings, &["remove", &ids[0]]).await?;
+    let listed = queue(&world, &settings, &["list"]).await?;
+    ensure!(!listed.contains(&ids[0]) && listed.contains(&ids[1]), "{listed}");
+
+    sink.behave();
+    queue(&world, &settings, &["retry", &ids[1]]).await?;
+    sink.wait_for("second", ARRIVAL).await?;
+    ensure!(sink.count() == 1, "what was removed is not sent");
+    wait::until_true("an empty queue", ARRIVAL, async || {
+        queue(&world, &settings, &["list"]).await.is_ok_and(|listed| !listed.contains(&ids[1]))
+    })
+    .await?;
+
+    let missing = world.site.run(&settings, &["queue", "show", &ids[0]]).await?;
+    ensure!(!missing.status.success(), "a message that is not there is an error");
+    Ok(())
+}
