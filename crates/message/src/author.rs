@@ -107,8 +107,8 @@ impl Reader<'_> {
                 }
                 Some(b'@') if words == 1 => break,
                 Some(b'@') => return Err("an @ stands outside an address"),
-                Some(b'"') => drop(self.quoted_string()?),
-                Some(byte) if is_phrase(*byte) => drop(self.take_while(is_phrase)),
+                Some(b'"') => self.quoted_string()?,
+                Some(byte) if is_phrase(*byte) => self.take_while(is_phrase),
                 Some(b':' | b';') => return Err("a group stands in place of a mailbox"),
                 Some(b',') | None => return Err("a mailbox has no address"),
                 Some(_) => return Err("a character may not stand where it does"),

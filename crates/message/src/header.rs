@@ -81,10 +81,10 @@ impl Splitter {
     /// # Errors
     /// When a limit is passed.
     pub fn push(&mut self, chunk: Bytes) -> Result<Step, HeaderError> {
-        if self.gathered.is_empty() {
-            if let Some(end) = section_end(&chunk, 0) {
-                return self.done(chunk, end);
-            }
+        if self.gathered.is_empty()
+            && let Some(end) = section_end(&chunk, 0)
+        {
+            return self.done(chunk, end);
         }
         let seen = self.gathered.len();
         let room = self.limits.max_octets - seen;
