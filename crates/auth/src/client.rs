@@ -12,7 +12,7 @@ use std::time::Instant;
 use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::spf::Spf;
 use mail_auth::spf::verify::SpfParameters;
-use mail_auth::{MX, Parameters, RecordSet, ResolverCache, Txt};
+use mail_auth::{MX, Parameters, RecordSet, ResolverCache};
 use smtp::{Domain, ReversePath};
 
 use crate::cache::Cache;
@@ -192,7 +192,7 @@ pub(crate) async fn spf(dns: &Dns, client: &Client, host: &str) -> SpfCheck {
                 SpfIdentity::Helo => SpfParameters::verify_ehlo(client.ip, domain, host),
             };
             let evaluation = evaluate(dns, client.ip, domain, parameters);
-            let evaluation = tokio::time::timeout(dns.spf_deadline(), evaluation);
+            let evaluation = tokio::time::timeout(dns.method_deadline(), evaluation);
             evaluation.await.unwrap_or(SpfResult::TempError)
         }
     };

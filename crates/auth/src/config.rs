@@ -27,10 +27,10 @@ pub struct Config {
     /// An answer that there is no such record is kept no longer than this. Default 5 min.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub dns_max_negative_ttl: Duration,
-    /// The end of the evaluation of one SPF record with all it includes (RFC 7208 §4.6.4 asks for at
-    /// least 20 s). Default 20 s.
+    /// The end of one method with all its look-ups: SPF, DKIM, ARC and DMARC each have so long. RFC 7208
+    /// §4.6.4 asks for at least 20 s. Default 20 s.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub spf_deadline: Duration,
+    pub method_deadline: Duration,
     /// DKIM signatures of one message that are evaluated, from the top; the rest is ignored.
     /// Default 10.
     pub max_signatures: usize,
@@ -46,7 +46,7 @@ impl Default for Config {
             dns_cache_size: 16384,
             dns_max_ttl: Duration::from_secs(3600),
             dns_max_negative_ttl: Duration::from_secs(300),
-            spf_deadline: Duration::from_secs(20),
+            method_deadline: Duration::from_secs(20),
             max_signatures: 10,
         }
     }

@@ -15,7 +15,9 @@ use mail_auth::{MX, MessageAuthenticator, RecordSet, ResolverCache, Txt};
 
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::dmarc::Record;
 use crate::error::SetupError;
+use crate::keys::{Key, KeyFault};
 
 /// No answer: it says nothing about the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -57,17 +59,20 @@ pub(crate) struct Dns {
     pub(crate) caches: Caches,
     txt: Cache<Box<str>, TxtAnswer>,
     deadline: Duration,
-    spf_deadline: Duration,
+    method_deadline: Duration,
     max_negative_ttl: Duration,
 }
 
-/// What mail-auth keeps of its look-ups: answers only. Denials stay in the resolver's cache.
+/// What has been read from answers. Of its own look-ups (MX, A, AAAA, PTR and the TXT of included SPF
+/// records) mail-auth keeps no denials: these stay in the resolver's cache.
 pub(crate) struct Caches {
     pub(crate) txt: Cache<Box<str>, Txt>,
     pub(crate) mx: Cache<Box<str>, RecordSet<MX>>,
     pub(crate) v4: Cache<Box<str>, RecordSet<Ipv4Addr>>,
     pub(crate) v6: Cache<Box<str>, RecordSet<Ipv6Addr>>,
     pub(crate) ptr: Cache<IpAddr, RecordSet<Box<str>>>,
+    pub(crate) keys: Cache<Box<str>, Result<Arc<Key>, KeyFault>>,
+    pub(crate) dmarc: Cache<Box<str>, Option<Arc<Record>>>,
 }
 
 impl Dns {
@@ -90,10 +95,12 @@ impl Dns {
                 v4: Cache::new(size),
                 v6: Cache::new(size),
                 ptr: Cache::new(size),
+                keys: Cache::new(size),
+                dmarc: Cache::new(size),
             },
             txt: Cache::new(size),
             deadline: config.dns_deadline,
-            spf_deadline: config.spf_deadline,
+            method_deadline: config.method_deadline,
             max_negative_ttl: config.dns_max_negative_ttl,
         })
     }
@@ -103,9 +110,9 @@ impl Dns {
         self.deadline
     }
 
-    /// The end of one SPF evaluation.
-    pub(crate) fn spf_deadline(&self) -> Duration {
-        self.spf_deadline
+    /// The end of one method with all its look-ups.
+    pub(crate) fn method_deadline(&self) -> Duration {
+        self.method_deadline
     }
 
     /// The TXT records of a full name, in lower case; a name that the DNS cannot hold does not exist.
@@ -129,7 +136,8 @@ impl Dns {
             Ok(Err(error)) => match &error {
                 NetError::Dns(DnsError::NoRecordsFound(none)) => {
                     let ttl = Duration::from_secs(none.negative_ttl.unwrap_or(0).into());
-                    let records = if error.is_nx_domain() { TxtRecords::NoSuchName } else { TxtRecords::Empty };
+                    let records =
+                        if error.is_nx_domain() { TxtRecords::NoSuchName } else { TxtRecords::Empty };
                     (records, Instant::now() + ttl.min(self.max_negative_ttl))
                 }
                 _ => return Err(temporary(name, &error)),
@@ -142,7 +150,7 @@ impl Dns {
     }
 }
 
-fn temporary(name: &str, cause: &dyn std::error::Error) -> TemporaryFailure {
+fn temporary(name: &str, cause: &(dyn std::error::Error + 'static)) -> TemporaryFailure {
     metrics::counter!("packetboat_auth_dns_failures_total").increment(1);
     tracing::debug!(name, cause, "look-up got no answer");
     TemporaryFailure

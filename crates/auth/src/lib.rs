@@ -23,6 +23,7 @@ mod dmarc;
 mod dns;
 mod error;
 mod forged;
+mod keys;
 mod results;
 mod sign;
 mod tags;
