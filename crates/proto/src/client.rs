@@ -20,9 +20,9 @@ use tonic::{Request, Response, Status};
 
 use crate::generated::{delivery_client, verifier_client};
 use crate::{
-    AcceptRequest, AcceptResponse, CHUNK_SIZE, Delivery, ErrorCode, Frames, PeerTls, ProbeRequest, ProbeResponse,
-    ServiceError, SignRequest, SignResponse, TransportError, Verifier, VerifyRequest, VerifyResponse,
-    accept_request, sign_request, trace, verify_request,
+    AcceptRequest, AcceptResponse, CHUNK_SIZE, Delivery, ErrorCode, Frames, PeerTls, ProbeRequest,
+    ProbeResponse, ServiceError, SignRequest, SignResponse, TransportError, Verifier, VerifyRequest,
+    VerifyResponse, accept_request, sign_request, trace, verify_request,
 };
 
 /// How often the endpoints' names are looked up again.
@@ -61,7 +61,8 @@ impl Peers {
         tls: Option<&PeerTls>,
         shutdown: CancellationToken,
     ) -> Result<Self, TransportError> {
-        let endpoints = endpoints.iter().map(|text| parse_endpoint(text)).collect::<Result<Arc<[Uri]>, _>>()?;
+        let endpoints =
+            endpoints.iter().map(|text| parse_endpoint(text)).collect::<Result<Arc<[Uri]>, _>>()?;
         let tls = tls.map(|tls| {
             ClientTlsConfig::new()
                 .identity(Identity::from_pem(&tls.certificate, &tls.key))

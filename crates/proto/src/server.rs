@@ -17,8 +17,8 @@ use tracing::Instrument;
 use crate::generated::{delivery_server, verifier_server};
 use crate::{
     AcceptRequest, AcceptResponse, CHUNK_SIZE, Delivery, FRAMES_IN_FLIGHT, PeerTls, ProbeRequest,
-    ProbeResponse, ServiceError, SignRequest, SignResponse, TransportError, Verifier, VerifyRequest, VerifyResponse,
-    trace,
+    ProbeResponse, ServiceError, SignRequest, SignResponse, TransportError, Verifier, VerifyRequest,
+    VerifyResponse, trace,
 };
 
 /// Connections are closed, without breaking a call, after so long: clients then spread over new pods.
@@ -95,7 +95,11 @@ impl GrpcServer {
     }
 }
 
-async fn serve(router: Router, listener: TcpListener, shutdown: CancellationToken) -> Result<(), TransportError> {
+async fn serve(
+    router: Router,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), TransportError> {
     router
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned())
         .await
@@ -106,8 +110,12 @@ struct VerifierEnd(Arc<dyn Verifier>);
 
 #[tonic::async_trait]
 impl verifier_server::Verifier for VerifierEnd {
-    async fn verify(&self, request: Request<Streaming<VerifyRequest>>) -> Result<Response<VerifyResponse>, Status> {
-        let span = tracing::info_span!("packetboat.v1.Verifier/Verify", otel.kind = "server", rpc.system = "grpc");
+    async fn verify(
+        &self,
+        request: Request<Streaming<VerifyRequest>>,
+    ) -> Result<Response<VerifyResponse>, Status> {
+        let span =
+            tracing::info_span!("packetboat.v1.Verifier/Verify", otel.kind = "server", rpc.system = "grpc");
         trace::adopt(&span, request.metadata());
         let (frames, received) = mpsc::channel(FRAMES_IN_FLIGHT);
         let pump = pump(request.into_inner(), frames, |message| message.frame);
@@ -115,7 +123,8 @@ impl verifier_server::Verifier for VerifierEnd {
     }
 
     async fn sign(&self, request: Request<Streaming<SignRequest>>) -> Result<Response<SignResponse>, Status> {
-        let span = tracing::info_span!("packetboat.v1.Verifier/Sign", otel.kind = "server", rpc.system = "grpc");
+        let span =
+            tracing::info_span!("packetboat.v1.Verifier/Sign", otel.kind = "server", rpc.system = "grpc");
         trace::adopt(&span, request.metadata());
         let (frames, received) = mpsc::channel(FRAMES_IN_FLIGHT);
         let pump = pump(request.into_inner(), frames, |message| message.frame);
@@ -127,8 +136,12 @@ struct DeliveryEnd(Arc<dyn Delivery>);
 
 #[tonic::async_trait]
 impl delivery_server::Delivery for DeliveryEnd {
-    async fn accept(&self, request: Request<Streaming<AcceptRequest>>) -> Result<Response<AcceptResponse>, Status> {
-        let span = tracing::info_span!("packetboat.v1.Delivery/Accept", otel.kind = "server", rpc.system = "grpc");
+    async fn accept(
+        &self,
+        request: Request<Streaming<AcceptRequest>>,
+    ) -> Result<Response<AcceptResponse>, Status> {
+        let span =
+            tracing::info_span!("packetboat.v1.Delivery/Accept", otel.kind = "server", rpc.system = "grpc");
         trace::adopt(&span, request.metadata());
         let (frames, received) = mpsc::channel(FRAMES_IN_FLIGHT);
         let pump = pump(request.into_inner(), frames, |message| message.frame);
@@ -136,7 +149,8 @@ impl delivery_server::Delivery for DeliveryEnd {
     }
 
     async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
-        let span = tracing::info_span!("packetboat.v1.Delivery/Probe", otel.kind = "server", rpc.system = "grpc");
+        let span =
+            tracing::info_span!("packetboat.v1.Delivery/Probe", otel.kind = "server", rpc.system = "grpc");
         trace::adopt(&span, request.metadata());
         answer(self.0.probe(request.into_inner()), pending()).instrument(span).await
     }

@@ -44,6 +44,15 @@ pub enum ReversePath {
     Mailbox(Mailbox),
 }
 
+/// The argument of RCPT TO: a mailbox, or `postmaster` without a domain (RFC 5321 §4.5.1).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ForwardPath {
+    /// `<postmaster>`: the postmaster of this system.
+    Postmaster,
+    /// Anybody else.
+    Mailbox(Mailbox),
+}
+
 impl Mailbox {
     /// Builds a mailbox from parts already validated.
     ///

@@ -21,7 +21,9 @@ const SILENT: [&str; 5] = ["h2", "hyper", "hyper_util", "tonic", "tower"];
 
 /// The collector's address cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("telemetry.otlp {endpoint:?} cannot be used; write the collector's gRPC address, such as http://otel-collector:4317")]
+#[error(
+    "telemetry.otlp {endpoint:?} cannot be used; write the collector's gRPC address, such as http://otel-collector:4317"
+)]
 pub struct ExportError {
     endpoint: String,
     #[source]

@@ -48,7 +48,9 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// `telemetry.log_filter` does not parse.
-    #[error("telemetry.log_filter {filter:?} is not a filter; write for example \"info\" or \"info,edge=debug\"")]
+    #[error(
+        "telemetry.log_filter {filter:?} is not a filter; write for example \"info\" or \"info,edge=debug\""
+    )]
     Filter {
         /// As configured.
         filter: String,
