@@ -1,1 +1,41 @@
 //! MailDomain: its types, their validation, and the live index of them.
+//!
+//! [`types`] is the API, as the CRD and as YAML in a folder. [`Domains`] is what the services read:
+//! an index that is replaced as a whole whenever something changes.
+
+pub mod duration;
+mod folder;
+mod index;
+mod key;
+pub mod types;
+mod validate;
+
+pub use folder::{LoadError, Problem, SecretsWanted, load_folder, watch_folder};
+pub use index::{DomainIndex, Domains, HostedDomain, RecipientStanding, SubmissionUser};
+pub use key::{KeyError, SigningKey};
+pub use types::{Algorithm, MailDomain, MailDomainSpec, OnReject, RecipientMode, Route};
+
+use kube::CustomResourceExt;
+
+/// The CRDs, as Kubernetes takes them.
+#[must_use]
+pub fn crds() -> Vec<serde_json::Value> {
+    let mut crd = serde_json::to_value(MailDomain::crd()).unwrap_or_default();
+    forget_closed_objects(&mut crd);
+    vec![crd]
+}
+
+/// A structural schema may not say `additionalProperties: false` beside `properties`; the API server
+/// prunes unknown fields, or refuses them under strict validation, by itself.
+fn forget_closed_objects(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(map) => {
+            if map.get("additionalProperties") == Some(&serde_json::Value::Bool(false)) {
+                map.remove("additionalProperties");
+            }
+            map.values_mut().for_each(forget_closed_objects);
+        }
+        serde_json::Value::Array(list) => list.iter_mut().for_each(forget_closed_objects),
+        _ => {}
+    }
+}
