@@ -5,6 +5,10 @@
 //!
 //! [`Queue`] is the contract; [`conformance`] is the one suite that every backend passes.
 
+#[cfg(feature = "conformance")]
+#[allow(clippy::expect_used)]
+pub mod conformance;
+pub mod embedded;
 mod entry;
 mod error;
 

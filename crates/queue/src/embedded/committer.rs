@@ -1,0 +1,381 @@
+//! Group commit: every change to the queue, in batches of whatever has come meanwhile.
+//!
+//! A change goes through three steps: it is prepared (checked against memory, its writes added to
+//! the batch), the batch is committed and synced, and it is finished (memory follows the disk, the
+//! caller is answered). Of two changes to one message, the second waits for the next batch.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use message::QueueId;
+use tokio::sync::{mpsc, oneshot};
+
+use super::store::{Changes, unavailable};
+use super::{Shared, first_entry, now};
+use crate::{
+    Accepted, Entry, EntryId, Lease, LeaseRequest, Leased, MessageRecord, NewMessage, Next, QueueError,
+    Settlement, Timestamp,
+};
+
+/// Most changes in a batch.
+const BATCH: usize = 512;
+/// A batch is committed when it holds so many octets of content.
+const BATCH_OCTETS: usize = 8 * 1024 * 1024;
+/// How long an accepted id is remembered, and a staged part kept without its accept.
+const REMEMBER: Duration = Duration::from_secs(3600);
+/// How often what is too old is looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+type Answer<T> = oneshot::Sender<Result<T, QueueError>>;
+
+pub(super) enum Change {
+    Stage { id: QueueId, number: u32, octets: Bytes, answer: Answer<()> },
+    Accept { message: Box<NewMessage>, lease: Option<LeaseRequest>, answer: Answer<Accepted> },
+    Settle { settlement: Box<Settlement>, answer: Answer<()> },
+    RetryNow { id: QueueId, answer: Answer<u64> },
+    Remove { id: QueueId, answer: Answer<u64> },
+}
+
+impl Change {
+    fn message(&self) -> QueueId {
+        match self {
+            Self::Stage { id, .. } | Self::RetryNow { id, .. } | Self::Remove { id, .. } => *id,
+            Self::Accept { message, .. } => message.record.id,
+            Self::Settle { settlement, .. } => settlement.lease.entry.message,
+        }
+    }
+
+    fn octets(&self) -> usize {
+        match self {
+            Self::Stage { octets, .. } => octets.len(),
+            Self::Accept { message, .. } => usize::try_from(message.inline.len()).unwrap_or(usize::MAX),
+            _ => 0,
+        }
+    }
+}
+
+/// A message whose writes are in the batch.
+struct Written {
+    record: MessageRecord,
+    inline: message::Content,
+    entries: Vec<Entry>,
+}
+
+/// A change whose writes are in the batch.
+enum Prepared {
+    Stage { id: QueueId, number: u32, answer: Answer<()> },
+    Accept { written: Written, lease: Option<LeaseRequest>, answer: Answer<Accepted> },
+    Settle { lease: Lease, retry_at: Option<Timestamp>, bounce: Option<Written>, answer: Answer<()> },
+    RetryNow { entries: Vec<EntryId>, answer: Answer<u64> },
+    Remove { entries: Vec<EntryId>, answer: Answer<u64> },
+}
+
+pub(super) struct Committer {
+    shared: Arc<Shared>,
+    received: mpsc::Receiver<Change>,
+    swept_at: Timestamp,
+}
+
+impl Committer {
+    pub(super) fn new(shared: Arc<Shared>, received: mpsc::Receiver<Change>) -> Self {
+        Self { shared, received, swept_at: now() }
+    }
+
+    /// Runs until every handle on the queue is gone.
+    pub(super) fn run(mut self) {
+        let mut held_over: Vec<Change> = Vec::new();
+        loop {
+            let mut batch = std::mem::take(&mut held_over);
+            if batch.is_empty() {
+                match self.received.blocking_recv() {
+                    Some(change) => batch.push(change),
+                    None => return,
+                }
+            }
+            let mut octets: usize = batch.iter().map(Change::octets).sum();
+            while batch.len() < BATCH && octets < BATCH_OCTETS {
+                let Ok(change) = self.received.try_recv() else { break };
+                octets += change.octets();
+                batch.push(change);
+            }
+            held_over = self.commit(batch);
+        }
+    }
+
+    /// Commits a batch; gives back the changes that must wait for the next.
+    fn commit(&mut self, batch: Vec<Change>) -> Vec<Change> {
+        let now = now();
+        let mut changes = self.shared.store.changes();
+        let mut touched = HashSet::with_capacity(batch.len());
+        let mut held_over = Vec::new();
+        let mut prepared = Vec::with_capacity(batch.len());
+        for change in batch {
+            if touched.insert(change.message()) {
+                prepared.extend(self.prepare(change, &mut changes, now));
+            } else {
+                held_over.push(change);
+            }
+        }
+        let swept = self.sweep(&mut changes, now);
+        if prepared.is_empty() && !swept {
+            return held_over;
+        }
+        let started = std::time::Instant::now();
+        let outcome = self.shared.store.commit(changes);
+        metrics::histogram!("packetboat_queue_commit_seconds").record(started.elapsed().as_secs_f64());
+        metrics::histogram!("packetboat_queue_commit_changes").record(prepared.len() as f64);
+        match outcome {
+            Ok(()) => self.finish(prepared, now),
+            Err(error) => self.fail(prepared, &error),
+        }
+        held_over
+    }
+
+    fn prepare(&self, change: Change, changes: &mut Changes, now: Timestamp) -> Option<Prepared> {
+        match change {
+            Change::Stage { id, number, octets, answer } => {
+                self.shared.store.put_content(changes, id, number.saturating_add(1), octets);
+                Some(Prepared::Stage { id, number, answer })
+            }
+            Change::Accept { message, lease, answer } => match self.write(*message, changes, now) {
+                Ok(Some(written)) => Some(Prepared::Accept { written, lease, answer }),
+                Ok(None) => reply(answer, Ok(Accepted { fresh: false, leased: Vec::new() })),
+                Err(error) => reply(answer, Err(error)),
+            },
+            Change::Settle { settlement, answer } => {
+                if !self.shared.state().schedule.begin_settling(&settlement.lease, now) {
+                    return reply(answer, Err(QueueError::StaleLease));
+                }
+                let id = settlement.lease.entry;
+                match self.write_settlement(*settlement, changes, now) {
+                    Ok((lease, retry_at, bounce)) => {
+                        Some(Prepared::Settle { lease, retry_at, bounce, answer })
+                    }
+                    Err(error) => {
+                        // The attempt's outcome is lost; the entry is tried again.
+                        self.shared.state().schedule.settled_for_retry(id, now.after(SWEEP_EVERY));
+                        reply(answer, Err(error))
+                    }
+                }
+            }
+            Change::RetryNow { id, answer } => {
+                let entries = self.shared.state().schedule.entries(id).collect();
+                Some(Prepared::RetryNow { entries, answer })
+            }
+            Change::Remove { id, answer } => {
+                let state = self.shared.state();
+                let entries: Vec<EntryId> = state.schedule.entries(id).collect();
+                entries.iter().for_each(|entry| self.shared.store.remove_entry(changes, *entry));
+                let parts = state.parts.get(&id).copied().unwrap_or(0);
+                self.shared.store.remove_message(changes, id, parts);
+                Some(Prepared::Remove { entries, answer })
+            }
+        }
+    }
+
+    /// Adds a message to the batch; `None` when it has been accepted before.
+    fn write(
+        &self,
+        mut message: NewMessage,
+        changes: &mut Changes,
+        now: Timestamp,
+    ) -> Result<Option<Written>, QueueError> {
+        let id = message.record.id;
+        {
+            let state = self.shared.state();
+            if state.seen.contains_key(&id) || state.schedule.contains(id) {
+                return Ok(None);
+            }
+            let staged = state.staged.get(&id).map_or(0, |(parts, _)| *parts);
+            if staged != message.record.parts {
+                return Err(QueueError::Gone(id));
+            }
+        }
+        message.record.accepted_at = now;
+        let count = u32::try_from(message.entries.len()).unwrap_or(u32::MAX);
+        let entries: Vec<Entry> =
+            (0..count).filter_map(|number| first_entry(&message, number, now)).collect();
+        self.shared.store.put_message(changes, &message.record)?;
+        self.shared.store.put_content(changes, id, 0, message.inline.to_bytes());
+        for entry in &entries {
+            self.shared.store.put_entry(changes, entry)?;
+        }
+        Ok(Some(Written { record: message.record, inline: message.inline, entries }))
+    }
+
+    fn write_settlement(
+        &self,
+        settlement: Settlement,
+        changes: &mut Changes,
+        now: Timestamp,
+    ) -> Result<(Lease, Option<Timestamp>, Option<Written>), QueueError> {
+        let Settlement { lease, recipients, next, bounce } = settlement;
+        let id = lease.entry;
+        let retry_at = match next {
+            Next::Done => {
+                self.shared.store.remove_entry(changes, id);
+                let state = self.shared.state();
+                if state.schedule.entries(id.message).all(|entry| entry == id) {
+                    let parts = state.parts.get(&id.message).copied().unwrap_or(0);
+                    self.shared.store.remove_message(changes, id.message, parts);
+                }
+                None
+            }
+            Next::Retry { after, error } => {
+                let mut entry = self.shared.store.entry(id)?.ok_or(QueueError::Gone(id.message))?;
+                let due = now.after(after);
+                entry.recipients = recipients;
+                entry.epoch = lease.epoch;
+                entry.attempts += 1;
+                entry.due = due;
+                entry.last_error = Some(error);
+                self.shared.store.put_entry(changes, &entry)?;
+                Some(due)
+            }
+        };
+        let bounce = match bounce {
+            Some(bounce) => self.write(bounce, changes, now)?,
+            None => None,
+        };
+        Ok((lease, retry_at, bounce))
+    }
+
+    fn finish(&self, prepared: Vec<Prepared>, now: Timestamp) {
+        let mut wake = false;
+        for change in prepared {
+            match change {
+                Prepared::Stage { id, number, answer } => {
+                    let mut state = self.shared.state();
+                    let staged = state.staged.entry(id).or_insert((0, now));
+                    *staged = (staged.0.max(number + 1), now);
+                    drop(state);
+                    let _ = answer.send(Ok(()));
+                }
+                Prepared::Accept { written, lease, answer } => {
+                    let leased = self.admit(written, lease, now);
+                    wake |= leased.is_empty();
+                    let _ = answer.send(Ok(Accepted { fresh: true, leased }));
+                }
+                Prepared::Settle { lease, retry_at, bounce, answer } => {
+                    let id = lease.entry;
+                    let mut state = self.shared.state();
+                    match retry_at {
+                        Some(due) => state.schedule.settled_for_retry(id, due),
+                        None => state.schedule.remove(id),
+                    }
+                    if !state.schedule.contains(id.message) {
+                        state.parts.remove(&id.message);
+                    }
+                    drop(state);
+                    wake |= retry_at.is_some() || bounce.is_some();
+                    if let Some(bounce) = bounce {
+                        self.admit(bounce, None, now);
+                    }
+                    let _ = answer.send(Ok(()));
+                }
+                Prepared::RetryNow { entries, answer } => {
+                    let mut state = self.shared.state();
+                    let made_due =
+                        entries.into_iter().filter(|entry| state.schedule.make_due(*entry, now)).count();
+                    drop(state);
+                    wake = true;
+                    let _ = answer.send(Ok(made_due as u64));
+                }
+                Prepared::Remove { entries, answer } => {
+                    let mut state = self.shared.state();
+                    entries.iter().for_each(|entry| state.schedule.remove(*entry));
+                    if let Some(first) = entries.first() {
+                        state.parts.remove(&first.message);
+                    }
+                    drop(state);
+                    let _ = answer.send(Ok(entries.len() as u64));
+                }
+            }
+        }
+        if wake {
+            self.shared.changed.notify_waiters();
+        }
+    }
+
+    /// Takes a durable message into memory, leased where that was asked for.
+    fn admit(&self, written: Written, lease: Option<LeaseRequest>, now: Timestamp) -> Vec<Leased> {
+        let id = written.record.id;
+        let mut state = self.shared.state();
+        state.seen.insert(id, now);
+        state.staged.remove(&id);
+        if written.record.parts > 0 {
+            state.parts.insert(id, written.record.parts);
+        }
+        for entry in &written.entries {
+            state.schedule.insert(entry.id, &entry.next_hop, now, 0);
+        }
+        let Some(request) = lease.filter(|request| written.entries.len() <= request.max) else {
+            return Vec::new();
+        };
+        let (worker, until) = (Arc::from(request.worker.as_str()), now.after(request.duration));
+        let message = Arc::new(written.record);
+        let mut leased = Vec::with_capacity(written.entries.len());
+        for mut entry in written.entries {
+            let Some(lease) = state.schedule.lease_one(entry.id, &worker, until) else { continue };
+            entry.epoch = lease.epoch;
+            entry.state = crate::EntryState::Leased;
+            entry.due = until;
+            entry.worker = Some(request.worker.clone());
+            let inline = Some(written.inline.clone());
+            leased.push(Leased { lease, entry, message: Arc::clone(&message), inline, now });
+        }
+        leased
+    }
+
+    /// Nothing was made durable. The disk cannot be trusted any more: everybody is told, from now on.
+    fn fail(&self, prepared: Vec<Prepared>, error: &QueueError) {
+        tracing::error!(error = error as &dyn std::error::Error, "the queue cannot write to its disk");
+        self.shared.state().failed = true;
+        let told = || unavailable("writing to the queue on disk", error.to_string());
+        for change in prepared {
+            match change {
+                Prepared::Stage { answer, .. } | Prepared::Settle { answer, .. } => {
+                    drop(answer.send(Err(told())))
+                }
+                Prepared::Accept { answer, .. } => drop(answer.send(Err(told()))),
+                Prepared::RetryNow { answer, .. } | Prepared::Remove { answer, .. } => {
+                    drop(answer.send(Err(told())))
+                }
+            }
+        }
+    }
+
+    /// Adds the removal of what is too old to the batch.
+    fn sweep(&mut self, changes: &mut Changes, now: Timestamp) -> bool {
+        if now.since(self.swept_at) < SWEEP_EVERY {
+            return false;
+        }
+        self.swept_at = now;
+        let mut state = self.shared.state();
+        let mut swept = false;
+        state.seen.retain(|id, at| {
+            let keep = now.since(*at) < REMEMBER;
+            if !keep {
+                self.shared.store.forget_seen(changes, *id);
+                swept = true;
+            }
+            keep
+        });
+        state.staged.retain(|id, (parts, at)| {
+            let keep = now.since(*at) < REMEMBER;
+            if !keep {
+                self.shared.store.remove_content(changes, *id, *parts);
+                swept = true;
+            }
+            keep
+        });
+        swept
+    }
+}
+
+fn reply<T>(answer: Answer<T>, with: Result<T, QueueError>) -> Option<Prepared> {
+    let _ = answer.send(with);
+    None
+}

@@ -1,0 +1,299 @@
+//! The embedded backend: one process, one folder on a local disk.
+//!
+//! All changes go through one committer thread, which gathers what has come meanwhile, writes it as
+//! one atomic batch, syncs the disk once, and then answers everybody: group commit. Leases live in
+//! memory: they end with the process that gave them.
+
+mod committer;
+mod schedule;
+mod store;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use message::QueueId;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use self::committer::{Change, Committer};
+use self::schedule::Schedule;
+use self::store::{Store, unavailable};
+use crate::{
+    Accepted, Depth, Entry, EntryState, Lease, LeaseRequest, Leased, ListFilter, MessageRecord, NewMessage,
+    Page, Queue, QueueError, Settlement, Timestamp,
+};
+
+/// Changes that wait for the committer at most; more wait in their callers.
+const CHANGES_IN_FLIGHT: usize = 1024;
+/// Entries read for one page of a listing at most, matching or not.
+const SCANNED_PER_PAGE: usize = 10_000;
+
+/// What is held in memory.
+#[derive(Debug, Default)]
+struct State {
+    schedule: Schedule,
+    /// When each message of the last hour was accepted.
+    seen: HashMap<QueueId, Timestamp>,
+    /// Parts written ahead of an accept, and when the last of them came.
+    staged: HashMap<QueueId, (u32, Timestamp)>,
+    /// How many parts the content of a message has, where it has any.
+    parts: HashMap<QueueId, u32>,
+    /// A write has failed: what is in memory can no longer be trusted to be on disk.
+    failed: bool,
+}
+
+struct Shared {
+    store: Store,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn now() -> Timestamp {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A queue in a folder of this machine.
+pub struct EmbeddedQueue {
+    shared: Arc<Shared>,
+    changes: mpsc::Sender<Change>,
+    folder: PathBuf,
+}
+
+impl EmbeddedQueue {
+    /// Opens the queue in `folder`, making it when there is none. What another process had leased
+    /// is due again. Blocks while it reads.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, another process has it open, or it holds something unreadable.
+    pub fn open(folder: &Path) -> Result<Self, QueueError> {
+        let store = Store::open(folder)?;
+        let mut state = State::default();
+        let mut entries = 0_u64;
+        store.each_entry(None, |entry| {
+            state.schedule.insert(entry.id, &entry.next_hop, entry.due, entry.epoch);
+            entries += 1;
+            true
+        })?;
+        store.each_seen(|id, at| {
+            state.seen.insert(id, at);
+        })?;
+        store.each_message(|record| {
+            if record.parts > 0 {
+                state.parts.insert(record.id, record.parts);
+            }
+        })?;
+        let orphans = store.sweep_orphans(|id| state.schedule.contains(id))?;
+        tracing::info!(folder = %folder.display(), entries, orphans, "embedded queue opened");
+        let shared = Arc::new(Shared { store, state: Mutex::new(state), changed: Notify::new() });
+        let (changes, received) = mpsc::channel(CHANGES_IN_FLIGHT);
+        let committer = Committer::new(Arc::clone(&shared), received);
+        std::thread::Builder::new()
+            .name("queue-committer".to_owned())
+            .spawn(move || committer.run())
+            .map_err(|cause| unavailable("starting the queue's committer thread", cause))?;
+        Ok(Self { shared, changes, folder: folder.to_owned() })
+    }
+
+    async fn change<T>(
+        &self,
+        change: impl FnOnce(oneshot::Sender<Result<T, QueueError>>) -> Change,
+    ) -> Result<T, QueueError> {
+        let (answer, answered) = oneshot::channel();
+        let gone = |cause: &'static str| {
+            unavailable(format!("changing the queue in {}", self.folder.display()), cause)
+        };
+        self.changes.send(change(answer)).await.map_err(|_| gone("the committer has stopped"))?;
+        answered.await.map_err(|_| gone("the committer has stopped"))?
+    }
+
+    /// Reads from disk, off the threads that must not block.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Shared) -> Result<T, QueueError> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        let shared = Arc::clone(&self.shared);
+        let reading = tokio::task::spawn_blocking(move || read(&shared));
+        reading.await.map_err(|cause| unavailable("reading the queue", cause))?
+    }
+}
+
+/// The entry as it stands now: what the disk does not hold is filled in from memory.
+fn present(state: &State, mut entry: Entry) -> Option<Entry> {
+    let slot = state.schedule.slot(entry.id)?;
+    entry.state = slot.state();
+    entry.due = slot.due;
+    entry.epoch = slot.epoch;
+    entry.worker = slot.worker.as_ref().map(ToString::to_string);
+    Some(entry)
+}
+
+fn read_leased(shared: &Shared, leases: Vec<Lease>, now: Timestamp) -> Result<Vec<Leased>, QueueError> {
+    let mut leased = Vec::with_capacity(leases.len());
+    for lease in leases {
+        let id = lease.entry;
+        let read = shared.store.entry(id).and_then(|entry| Ok((entry, shared.store.message(id.message)?)));
+        match read {
+            Ok((Some(entry), Some(message))) => {
+                let Some(entry) = present(&shared.state(), entry) else { continue };
+                leased.push(Leased { lease, entry, message: Arc::new(message), inline: None, now });
+            }
+            Ok(_) => tracing::debug!(entry = %id, "entry removed while it was leased"),
+            // Its lease ends, and it is tried again; the others go on.
+            Err(error) => tracing::error!(entry = %id, %error, "queue entry cannot be read"),
+        }
+    }
+    Ok(leased)
+}
+
+fn read_page(shared: &Shared, filter: &ListFilter) -> Result<Page, QueueError> {
+    let after = filter.cursor.as_deref().and_then(|cursor| cursor.parse().ok());
+    let limit = filter.limit.clamp(1, 1000);
+    let (mut entries, mut last, mut scanned, mut more) = (Vec::new(), None, 0, false);
+    shared.store.each_entry(after, |entry| {
+        if entries.len() == limit || scanned == SCANNED_PER_PAGE {
+            more = true;
+            return false;
+        }
+        scanned += 1;
+        last = Some(entry.id);
+        let wanted_hop = filter.next_hop.as_ref().is_none_or(|hop| entry.next_hop.0 == *hop);
+        if let Some(entry) = present(&shared.state(), entry)
+            && wanted_hop
+            && filter.state.is_none_or(|state| entry.state == state)
+        {
+            entries.push(entry);
+        }
+        true
+    })?;
+    let with_record = |entry: Entry| -> Result<Option<(Entry, MessageRecord)>, QueueError> {
+        Ok(shared.store.message(entry.id.message)?.map(|record| (entry, record)))
+    };
+    let entries =
+        entries.into_iter().map(with_record).filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    Ok(Page { entries, next: last.filter(|_| more).map(|id| id.to_string()) })
+}
+
+#[async_trait]
+impl Queue for EmbeddedQueue {
+    async fn stage(&self, id: QueueId, number: u32, octets: Bytes) -> Result<(), QueueError> {
+        self.change(|answer| Change::Stage { id, number, octets, answer }).await
+    }
+
+    async fn accept(&self, message: NewMessage, lease: Option<LeaseRequest>) -> Result<Accepted, QueueError> {
+        self.change(|answer| Change::Accept { message: Box::new(message), lease, answer }).await
+    }
+
+    async fn lease(&self, request: LeaseRequest) -> Result<Vec<Leased>, QueueError> {
+        let now = now();
+        let leases = self.shared.state().schedule.lease(&request, now);
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.read(move |shared| read_leased(shared, leases, now)).await
+    }
+
+    async fn renew(&self, lease: &Lease, duration: Duration) -> Result<(), QueueError> {
+        let renewed = self.shared.state().schedule.renew(lease, now(), duration);
+        if renewed { Ok(()) } else { Err(QueueError::StaleLease) }
+    }
+
+    async fn hand_back(&self, lease: &Lease) -> Result<(), QueueError> {
+        if self.shared.state().schedule.hand_back(lease, now()) {
+            self.shared.changed.notify_waiters();
+        }
+        Ok(())
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<(), QueueError> {
+        self.change(|answer| Change::Settle { settlement: Box::new(settlement), answer }).await
+    }
+
+    async fn inline_content(&self, id: QueueId) -> Result<Bytes, QueueError> {
+        self.read(move |shared| shared.store.content(id, 0)).await
+    }
+
+    async fn part(&self, id: QueueId, number: u32) -> Result<Bytes, QueueError> {
+        self.read(move |shared| shared.store.content(id, number.saturating_add(1))).await
+    }
+
+    async fn wait(&self, at_most: Duration) {
+        let changed = self.shared.changed.notified();
+        tokio::pin!(changed);
+        // From here on a change is noticed, even before the first poll.
+        changed.as_mut().enable();
+        let now = now();
+        let next_due = self.shared.state().schedule.next_due().map(|due| due.since(now));
+        let at_most = next_due.map_or(at_most, |due| due.min(at_most));
+        if !at_most.is_zero() {
+            let _ = tokio::time::timeout(at_most, changed).await;
+        }
+    }
+
+    async fn depth(&self) -> Result<Depth, QueueError> {
+        Ok(self.shared.state().schedule.depth(now()))
+    }
+
+    async fn list(&self, filter: ListFilter) -> Result<Page, QueueError> {
+        self.read(move |shared| read_page(shared, &filter)).await
+    }
+
+    async fn show(&self, id: QueueId) -> Result<Option<(MessageRecord, Vec<Entry>)>, QueueError> {
+        self.read(move |shared| {
+            let Some(record) = shared.store.message(id)? else { return Ok(None) };
+            let numbers: Vec<_> = shared.state().schedule.entries(id).collect();
+            let mut entries = Vec::with_capacity(numbers.len());
+            for number in numbers {
+                let entry = shared.store.entry(number)?;
+                entries.extend(entry.and_then(|entry| present(&shared.state(), entry)));
+            }
+            Ok(Some((record, entries)))
+        })
+        .await
+    }
+
+    async fn retry_now(&self, id: QueueId) -> Result<u64, QueueError> {
+        self.change(|answer| Change::RetryNow { id, answer }).await
+    }
+
+    async fn remove(&self, id: QueueId) -> Result<u64, QueueError> {
+        self.change(|answer| Change::Remove { id, answer }).await
+    }
+
+    async fn check(&self) -> Result<(), QueueError> {
+        if self.shared.state().failed {
+            let doing = format!(
+                "using the queue in {} after a write had failed; restart the process",
+                self.folder.display()
+            );
+            return Err(unavailable(doing, "an earlier write failed"));
+        }
+        Ok(())
+    }
+}
+
+/// Shown in listings: an entry as it is written for the first time.
+fn first_entry(message: &NewMessage, number: u32, now: Timestamp) -> Option<Entry> {
+    let new = message.entries.get(number as usize)?;
+    Some(Entry {
+        id: crate::EntryId { message: message.record.id, number },
+        next_hop: new.next_hop.clone(),
+        recipients: new.recipients.clone(),
+        state: EntryState::Queued,
+        epoch: 0,
+        attempts: 0,
+        due: now,
+        expires: now.after(new.max_age),
+        last_error: None,
+        worker: None,
+    })
+}

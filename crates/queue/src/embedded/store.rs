@@ -1,0 +1,203 @@
+//! The keyspaces on disk, and their keys.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch as WriteBatch, PersistMode};
+use message::QueueId;
+
+use crate::{Entry, EntryId, MessageRecord, QueueError, Timestamp};
+
+/// Memory for blocks read from disk, in octets.
+const CACHE: u64 = 64 * 1024 * 1024;
+
+#[derive(Clone)]
+pub(super) struct Store {
+    database: Database,
+    /// Message id ⇒ record, as JSON.
+    messages: Keyspace,
+    /// Entry key ⇒ entry, as JSON; `state`, `worker` and leases are not written: they end with the process.
+    entries: Keyspace,
+    /// Message id and number ⇒ octets. Number 0 is the inline part, n + 1 is part n.
+    content: Keyspace,
+    /// Message id ⇒ when it was accepted: what makes accept idempotent.
+    seen: Keyspace,
+}
+
+/// Changes that become durable together.
+pub(super) struct Changes(WriteBatch);
+
+pub(super) fn unavailable(
+    doing: impl Into<String>,
+    cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> QueueError {
+    QueueError::Unavailable { doing: doing.into(), cause: cause.into() }
+}
+
+fn entry_key(id: EntryId) -> Vec<u8> {
+    numbered(id.message, id.number)
+}
+
+fn numbered(id: QueueId, number: u32) -> Vec<u8> {
+    [id.as_str().as_bytes(), &number.to_be_bytes()].concat()
+}
+
+fn message_of(key: &[u8]) -> Option<QueueId> {
+    std::str::from_utf8(key.get(..26)?).ok()?.parse().ok()
+}
+
+fn decode<T: serde::de::DeserializeOwned>(what: &str, octets: &[u8]) -> Result<T, QueueError> {
+    serde_json::from_slice(octets)
+        .map_err(|cause| QueueError::Corrupt { what: what.to_owned(), cause: cause.into() })
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, QueueError> {
+    serde_json::to_vec(value).map_err(|cause| unavailable("writing a queue record", cause))
+}
+
+impl Store {
+    pub(super) fn open(folder: &Path) -> Result<Self, QueueError> {
+        let failed = |cause: fjall::Error| {
+            let hint = match &cause {
+                fjall::Error::Locked => " (another process has it open: only one may)",
+                _ => "",
+            };
+            unavailable(format!("opening the queue in {}{hint}", folder.display()), cause)
+        };
+        std::fs::create_dir_all(folder)
+            .map_err(|cause| unavailable(format!("making the folder {}", folder.display()), cause))?;
+        let database = Database::builder(folder).cache_size(CACHE).open().map_err(failed)?;
+        let keyspace = |name| database.keyspace(name, KeyspaceCreateOptions::default).map_err(failed);
+        Ok(Self {
+            messages: keyspace("messages")?,
+            entries: keyspace("entries")?,
+            content: keyspace("content")?,
+            seen: keyspace("seen")?,
+            database,
+        })
+    }
+
+    pub(super) fn changes(&self) -> Changes {
+        Changes(self.database.batch().durability(Some(PersistMode::SyncAll)))
+    }
+
+    pub(super) fn put_message(
+        &self,
+        changes: &mut Changes,
+        record: &MessageRecord,
+    ) -> Result<(), QueueError> {
+        let key = record.id.as_str();
+        changes.0.insert(&self.messages, key, encode(record)?);
+        changes.0.insert(&self.seen, key, record.accepted_at.0.to_be_bytes());
+        Ok(())
+    }
+
+    pub(super) fn put_entry(&self, changes: &mut Changes, entry: &Entry) -> Result<(), QueueError> {
+        changes.0.insert(&self.entries, entry_key(entry.id), encode(entry)?);
+        Ok(())
+    }
+
+    pub(super) fn put_content(&self, changes: &mut Changes, id: QueueId, number: u32, octets: Bytes) {
+        changes.0.insert(&self.content, numbered(id, number), octets);
+    }
+
+    pub(super) fn remove_entry(&self, changes: &mut Changes, id: EntryId) {
+        changes.0.remove(&self.entries, entry_key(id));
+    }
+
+    /// Removes a message's record and its content of `parts` parts.
+    pub(super) fn remove_message(&self, changes: &mut Changes, id: QueueId, parts: u32) {
+        changes.0.remove(&self.messages, id.as_str());
+        self.remove_content(changes, id, parts);
+    }
+
+    pub(super) fn remove_content(&self, changes: &mut Changes, id: QueueId, parts: u32) {
+        for number in 0..=parts {
+            changes.0.remove(&self.content, numbered(id, number));
+        }
+    }
+
+    pub(super) fn forget_seen(&self, changes: &mut Changes, id: QueueId) {
+        changes.0.remove(&self.seen, id.as_str());
+    }
+
+    /// Makes the changes durable: all of them, or none.
+    pub(super) fn commit(&self, changes: Changes) -> Result<(), QueueError> {
+        changes.0.commit().map_err(|cause| unavailable("writing to the queue on disk", cause))
+    }
+
+    pub(super) fn message(&self, id: QueueId) -> Result<Option<MessageRecord>, QueueError> {
+        let found =
+            self.messages.get(id.as_str()).map_err(|cause| unavailable("reading the queue", cause))?;
+        found.map(|octets| decode(&format!("the record of message {id}"), &octets)).transpose()
+    }
+
+    pub(super) fn entry(&self, id: EntryId) -> Result<Option<Entry>, QueueError> {
+        let found =
+            self.entries.get(entry_key(id)).map_err(|cause| unavailable("reading the queue", cause))?;
+        found.map(|octets| decode(&format!("queue entry {id}"), &octets)).transpose()
+    }
+
+    pub(super) fn content(&self, id: QueueId, number: u32) -> Result<Bytes, QueueError> {
+        let found = self
+            .content
+            .get(numbered(id, number))
+            .map_err(|cause| unavailable("reading the queue", cause))?;
+        found.map(Bytes::from).ok_or(QueueError::Gone(id))
+    }
+
+    /// Calls `each` for the entries behind `after`, in the order of their keys, until it says false.
+    pub(super) fn each_entry(
+        &self,
+        after: Option<EntryId>,
+        mut each: impl FnMut(Entry) -> bool,
+    ) -> Result<(), QueueError> {
+        let start = after.map(|id| [entry_key(id), vec![0]].concat()).unwrap_or_default();
+        for guard in self.entries.range(start..) {
+            let (key, value) = guard.into_inner().map_err(|cause| unavailable("reading the queue", cause))?;
+            let what = message_of(&key)
+                .map_or_else(|| "a queue entry".to_owned(), |id| format!("an entry of message {id}"));
+            if !each(decode(&what, &value)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// All messages.
+    pub(super) fn each_message(&self, mut each: impl FnMut(MessageRecord)) -> Result<(), QueueError> {
+        for guard in self.messages.iter() {
+            let (key, value) = guard.into_inner().map_err(|cause| unavailable("reading the queue", cause))?;
+            let what =
+                message_of(&key).map_or_else(|| "a record".to_owned(), |id| format!("the record of {id}"));
+            each(decode(&what, &value)?);
+        }
+        Ok(())
+    }
+
+    /// Who was accepted when.
+    pub(super) fn each_seen(&self, mut each: impl FnMut(QueueId, Timestamp)) -> Result<(), QueueError> {
+        for guard in self.seen.iter() {
+            let (key, value) = guard.into_inner().map_err(|cause| unavailable("reading the queue", cause))?;
+            if let (Some(id), Ok(at)) = (message_of(&key), <[u8; 8]>::try_from(&*value)) {
+                each(id, Timestamp(u64::from_be_bytes(at)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes content that no message owns: staged before a crash, and never accepted.
+    pub(super) fn sweep_orphans(&self, owned: impl Fn(QueueId) -> bool) -> Result<usize, QueueError> {
+        let mut changes = self.changes();
+        let mut swept = 0;
+        for guard in self.content.iter() {
+            let key = guard.key().map_err(|cause| unavailable("reading the queue", cause))?;
+            if !message_of(&key).is_some_and(&owned) {
+                changes.0.remove(&self.content, key);
+                swept += 1;
+            }
+        }
+        self.commit(changes)?;
+        Ok(swept)
+    }
+}
