@@ -1,0 +1,79 @@
+//! From an address to a connection that is ready for MAIL.
+
+use std::io;
+
+use tls::ClientTls;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tracing::{Instrument, info_span};
+
+use super::client::{Connection, Unready};
+use super::config::OutboundConfig;
+use super::failure::seconds;
+use super::ledger::Obstacle;
+use super::peer::Peer;
+
+/// Connects and greets. Where the peer's TLS turns out not to work, it is had in clear, over a
+/// fresh connection: nothing here demands TLS, and mail in clear is better than none (RFC 7435).
+pub(super) async fn connect(
+    peer: &Peer,
+    tls: &ClientTls,
+    config: &OutboundConfig,
+) -> Result<Connection, Obstacle> {
+    let protocol = peer.host.protocol.as_str();
+    let started = Instant::now();
+    let connected = match attempt(peer, Some(tls), config).await {
+        Err(Unready::Handshake(error)) => {
+            tracing::warn!(%peer, %error, "TLS handshake failed, connecting in clear");
+            attempt(peer, None, config).await
+        }
+        connected => connected,
+    };
+    let (result, security) = match &connected {
+        Ok(Connection { security: Some(security), .. }) => ("ready", security.protocol),
+        Ok(_) => ("ready", "none"),
+        Err(_) => ("failed", "none"),
+    };
+    metrics::counter!("packetboat_outbound_connections_total",
+        "protocol" => protocol, "result" => result, "tls" => security)
+    .increment(1);
+    metrics::histogram!("packetboat_outbound_connect_duration_seconds", "protocol" => protocol)
+        .record(started.elapsed());
+    connected.map_err(|unready| match unready {
+        Unready::Obstacle(obstacle) => obstacle,
+        Unready::Handshake(error) => {
+            peer.obstacle("4.7.5", format!("the TLS handshake with {peer} failed: {error}"))
+        }
+    })
+}
+
+async fn attempt(
+    peer: &Peer,
+    tls: Option<&ClientTls>,
+    config: &OutboundConfig,
+) -> Result<Connection, Unready> {
+    let span =
+        info_span!("connect", network.peer.address = %peer.address.ip(), server.port = peer.address.port());
+    let stream = open(peer, config).instrument(span).await.map_err(Unready::Obstacle)?;
+    Connection::greet(stream, peer.clone(), tls, config).instrument(info_span!("greet")).await
+}
+
+async fn open(peer: &Peer, config: &OutboundConfig) -> Result<TcpStream, Obstacle> {
+    let (limit, port) = (config.timeouts.connect, peer.address.port());
+    let error = match timeout(limit, TcpStream::connect(peer.address)).await {
+        Ok(Ok(stream)) => match stream.set_nodelay(true) {
+            Ok(()) => return Ok(stream),
+            Err(error) => error,
+        },
+        Ok(Err(error)) => error,
+        Err(_) => {
+            let text = format!("{peer} did not answer within {} on port {port}", seconds(limit));
+            return Err(peer.obstacle("4.4.1", text));
+        }
+    };
+    let text = match error.kind() {
+        io::ErrorKind::ConnectionRefused => format!("{peer} refused the connection on port {port}"),
+        _ => format!("{peer} could not be reached on port {port}: {error}"),
+    };
+    Err(peer.obstacle("4.4.1", text))
+}

@@ -1,0 +1,243 @@
+//! SMTP and LMTP out: a message to the mail exchangers of a domain, or to a configured next hop.
+//!
+//! The path: [`Outbound::to_domain`] asks `dns` for the plan → for each host in order, an idle
+//! connection of its own (`pool.rs`), or its addresses in order (`connect.rs`, `client.rs`) → the
+//! recipients that are still open are offered (`transaction.rs`) → what each host said is kept in
+//! the ledger (`ledger.rs`), which gives the outcomes.
+//!
+//! A host's permanent word on a recipient is final. After a temporary one, and after any trouble
+//! with the host itself, the next host is tried, within the limits of the settings.
+//!
+//! What this module deliberately does not do: it knows nothing of queues, retries and bounces.
+
+mod client;
+mod config;
+mod connect;
+mod failure;
+mod ledger;
+mod peer;
+mod pool;
+mod probe;
+mod transaction;
+mod wire;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use dns::{AddressError, AddressPolicy, MxError, Resolver};
+use message::Failure;
+use tls::ClientTls;
+use tracing::{Instrument, info_span};
+
+pub use config::{OutboundConfig, PoolConfig, Timeouts};
+pub use peer::Protocol;
+pub use probe::Probe;
+
+use crate::transfer::{RecipientOutcome, Transfer};
+use ledger::{Ledger, Obstacle};
+use peer::{Host, Peer};
+use pool::Pool;
+use transaction::After;
+
+/// The outbound transport. Cheap to clone; clones share idle connections.
+#[derive(Clone)]
+pub struct Outbound {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: OutboundConfig,
+    resolver: Resolver,
+    tls: ClientTls,
+    pool: Arc<Pool>,
+}
+
+/// What an attempt may still do.
+struct Budget {
+    connects: usize,
+    sessions: usize,
+}
+
+/// How a host's name becomes addresses.
+#[derive(Clone, Copy)]
+enum Lookup {
+    /// A stranger's MX record names it: the DNS only, and only addresses that the policy permits.
+    Exchanger,
+    /// The same for a domain that has no MX record, and is its own exchanger.
+    Implicit,
+    /// The configuration names it.
+    Configured,
+}
+
+impl Outbound {
+    /// A transport of these settings. It connects to nobody yet.
+    #[must_use]
+    pub fn new(config: OutboundConfig, resolver: Resolver, tls: ClientTls) -> Self {
+        let pool = Pool::new(config.pool.clone(), config.timeouts.quit);
+        Self { inner: Arc::new(Inner { config, resolver, tls, pool }) }
+    }
+
+    /// Offers a message to the mail exchangers of a domain, or to the host of an address literal
+    /// (`[192.0.2.1]`). The outcomes come in the order of the recipients.
+    pub async fn to_domain(&self, domain: &str, transfer: &Transfer) -> Vec<RecipientOutcome> {
+        let mut ledger = Ledger::new(transfer.recipients.len());
+        match self.exchangers(domain).await {
+            Ok((hosts, lookup)) => self.offer(&hosts, lookup, transfer, &mut ledger).await,
+            Err(error) => ledger.obstruct_all(&no_exchanger(&error)),
+        }
+        ledger.finish()
+    }
+
+    /// Offers a message to one next hop, `host:port`. The outcomes come in the order of the recipients.
+    pub async fn to_host(
+        &self,
+        address: &str,
+        protocol: Protocol,
+        transfer: &Transfer,
+    ) -> Vec<RecipientOutcome> {
+        let mut ledger = Ledger::new(transfer.recipients.len());
+        match Host::parse(address, protocol) {
+            Some(host) => self.offer(&[host], Lookup::Configured, transfer, &mut ledger).await,
+            None => ledger.obstruct_all(&not_an_address(address)),
+        }
+        ledger.finish()
+    }
+
+    async fn exchangers(&self, domain: &str) -> Result<(Vec<Host>, Lookup), MxError> {
+        let host = |name: String| Host { name, port: self.inner.config.port, protocol: Protocol::Smtp };
+        if let Some(address) = address_literal(domain) {
+            return Ok((vec![host(address.to_string())], Lookup::Exchanger));
+        }
+        let plan = self.inner.resolver.mx_plan(domain, &self.inner.config.hostname);
+        let plan = plan.instrument(info_span!("dns", dns.question.name = domain)).await?;
+        let lookup = if plan.implicit { Lookup::Implicit } else { Lookup::Exchanger };
+        Ok((plan.hosts.into_iter().map(|mx| host(mx.name)).collect(), lookup))
+    }
+
+    /// Offers the open recipients to host after host, until none is open or the budget is spent.
+    async fn offer(&self, hosts: &[Host], lookup: Lookup, transfer: &Transfer, ledger: &mut Ledger) {
+        let config = &self.inner.config;
+        let mut budget = Budget { connects: config.max_connects, sessions: config.max_sessions };
+        for host in hosts {
+            if ledger.is_settled() || budget.is_spent() {
+                return;
+            }
+            self.offer_to(host, lookup, transfer, ledger, &mut budget).await;
+        }
+    }
+
+    async fn offer_to(
+        &self,
+        host: &Host,
+        lookup: Lookup,
+        transfer: &Transfer,
+        ledger: &mut Ledger,
+        budget: &mut Budget,
+    ) {
+        if let Some(connection) = self.inner.pool.take(host) {
+            let after = self.offer_over(connection, transfer, ledger).await;
+            if after != After::Stale {
+                budget.sessions -= 1;
+                return;
+            }
+        }
+        let addresses = match self.addresses(host, lookup).await {
+            Ok(addresses) => addresses,
+            Err(error) => return ledger.obstruct_all(&no_address(host, lookup, &error)),
+        };
+        for address in addresses {
+            if ledger.is_settled() || budget.is_spent() {
+                return;
+            }
+            budget.connects -= 1;
+            let peer = Peer { host: host.clone(), address: SocketAddr::new(address, host.port) };
+            match connect::connect(&peer, &self.inner.tls, &self.inner.config).await {
+                Err(obstacle) => ledger.obstruct_all(&obstacle),
+                Ok(connection) => {
+                    budget.sessions -= 1;
+                    self.offer_over(connection, transfer, ledger).await;
+                }
+            }
+        }
+    }
+
+    /// Offers the open recipients over one connection, and keeps it if it is still of use.
+    async fn offer_over(
+        &self,
+        mut connection: client::Connection,
+        transfer: &Transfer,
+        ledger: &mut Ledger,
+    ) -> After {
+        let span = info_span!(
+            "transaction",
+            server.address = connection.peer.host.name,
+            network.peer.address = %connection.peer.address.ip(),
+            tls.protocol.version = connection.security.as_ref().map(|security| security.protocol),
+            tls.cipher = connection.security.as_ref().map(|security| security.cipher.as_str()),
+            tls.verified = connection.security.as_ref().map(|security| security.verified),
+        );
+        let offer = transaction::offer(&mut connection, transfer, ledger, &self.inner.config);
+        let after = offer.instrument(span).await;
+        if after == After::Ready {
+            self.inner.pool.put(connection);
+        }
+        after
+    }
+
+    async fn addresses(&self, host: &Host, lookup: Lookup) -> Result<Vec<IpAddr>, AddressError> {
+        let (resolver, name) = (&self.inner.resolver, host.name.as_str());
+        let policy = AddressPolicy { allow_loopback: self.inner.config.allow_loopback };
+        let span = info_span!("dns", dns.question.name = name);
+        match lookup {
+            Lookup::Configured => resolver.host_addresses(name).instrument(span).await,
+            Lookup::Exchanger | Lookup::Implicit => match name.parse() {
+                // An address literal: the host is its own address.
+                Ok(address) if policy.permits(address) => Ok(vec![address]),
+                Ok(address) => Err(AddressError::Refused { host: name.to_owned(), address }),
+                Err(_) => resolver.addresses(name, policy).instrument(span).await,
+            },
+        }
+    }
+}
+
+impl Budget {
+    fn is_spent(&self) -> bool {
+        self.connects == 0 || self.sessions == 0
+    }
+}
+
+/// The address in `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 §4.1.3).
+fn address_literal(domain: &str) -> Option<IpAddr> {
+    match domain.parse() {
+        Ok(smtp::Domain::Literal(address)) => Some(address),
+        _ => None,
+    }
+}
+
+fn without_peer(status: &str, permanent: bool, text: String) -> Obstacle {
+    let failure = Failure { status: status.to_owned(), reply: None, remote_mta: None, text };
+    Obstacle { failure, permanent }
+}
+
+fn no_exchanger(error: &MxError) -> Obstacle {
+    let mut obstacle = without_peer(error.status(), error.is_permanent(), error.to_string());
+    if matches!(error, MxError::NullMx { .. }) {
+        // RFC 7505 §4.2: as if a server had said so.
+        obstacle.failure.reply = Some(format!("556 5.1.10 {error}"));
+    }
+    obstacle
+}
+
+fn no_address(host: &Host, lookup: Lookup, error: &AddressError) -> Obstacle {
+    tracing::debug!(server.address = host.name, %error, "no address to connect to");
+    if matches!((lookup, error), (Lookup::Implicit, AddressError::NoAddress { .. })) {
+        let text = format!("the domain {} has neither an MX record nor an address", host.name);
+        return without_peer("5.1.2", true, text);
+    }
+    without_peer(error.status(), error.is_permanent(), error.to_string())
+}
+
+fn not_an_address(address: &str) -> Obstacle {
+    let text = format!("the next hop {address:?} is not HOST:PORT; correct the route of the MailDomain");
+    without_peer("4.3.5", false, text)
+}
