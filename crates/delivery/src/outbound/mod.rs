@@ -220,12 +220,7 @@ fn without_peer(status: &str, permanent: bool, text: String) -> Obstacle {
 }
 
 fn no_exchanger(error: &MxError) -> Obstacle {
-    let mut obstacle = without_peer(error.status(), error.is_permanent(), error.to_string());
-    if matches!(error, MxError::NullMx { .. }) {
-        // RFC 7505 §4.2: as if a server had said so.
-        obstacle.failure.reply = Some(format!("556 5.1.10 {error}"));
-    }
-    obstacle
+    without_peer(error.status(), error.is_permanent(), error.to_string())
 }
 
 fn no_address(host: &Host, lookup: Lookup, error: &AddressError) -> Obstacle {

@@ -68,6 +68,10 @@ pub(super) async fn offer(
         };
         let after = transaction.run(&parameters, &batch).await;
         if after != After::Ready {
+            let peer = &connection.peer;
+            let text = format!("the session with {peer} ended before this recipient's turn");
+            let obstacle = peer.obstacle("4.4.2", text);
+            waiting.iter().filter(|_| after == After::Spent).for_each(|n| ledger.obstruct(*n, &obstacle));
             return after;
         }
         if !transaction.accepted.is_empty() {
