@@ -1,4 +1,5 @@
 //! One next hop: what each reply, and each loss, at each step of the dialogue comes to.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! From host to host: mail exchangers in order, TLS and its absence, idle connections, probes.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

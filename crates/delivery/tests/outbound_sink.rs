@@ -1,4 +1,5 @@
 //! A load of messages into Postfix's smtp-sink, which is not of our making.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Look-ups against a DNS server of our own.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::IpAddr;
 use std::time::Duration;

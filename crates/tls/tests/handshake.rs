@@ -1,4 +1,5 @@
 //! Both ends against each other over an in-memory connection.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -77,13 +78,13 @@ async fn a_silent_peer_ends_the_handshake_at_its_deadline() {
     let folder = tempfile::tempdir().unwrap();
     let server = self_signed(folder.path(), "mx.example.test");
     let (near, far) = duplex(1024);
-    let error = server.accept(far).await.err().expect("no handshake");
+    let error = server.accept(far).await.expect_err("no handshake");
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
     drop(near);
 
     let (near, _far) = duplex(1024);
     let client = ClientTls::opportunistic(&ClientTlsConfig::default()).unwrap();
-    let error = client.connect("mx.example.test", near).await.err().expect("no handshake");
+    let error = client.connect("mx.example.test", near).await.expect_err("no handshake");
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
 }
 

@@ -113,7 +113,7 @@ impl Wire {
             self.stream.write_all(b"QUIT\r\n").await?;
             self.stream.flush().await?;
             // RFC 5321 §4.1.1.10: the connection is closed after the 221; whatever else comes, too.
-            self.stream.read(&mut [0; 512]).await?;
+            let _octets = self.stream.read(&mut [0; 512]).await?;
             self.stream.shutdown().await
         };
         if let Ok(Err(error)) = timeout(limit, farewell).await {
