@@ -1,5 +1,5 @@
 //! Scripted peers over real sockets, and transfers to offer to them.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
