@@ -2,7 +2,8 @@
 //! ([`super::transaction`]).
 
 use bytes::Buf;
-use smtp::client::{Capabilities, Reply};
+use smtp::Reply;
+use smtp::client::Capabilities;
 use tls::{ClientTls, Security};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -74,7 +75,7 @@ impl Connection {
             return Ok(());
         }
         let reply = self.expect_positive(stage, Ok(reply))?;
-        self.capabilities = Capabilities::parse(&reply);
+        self.capabilities = Capabilities::from_ehlo(&reply);
         Ok(())
     }
 

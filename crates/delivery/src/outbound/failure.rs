@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use message::Failure;
-use smtp::client::Reply;
+use smtp::Reply;
 
 use super::ledger::Obstacle;
 use super::peer::Peer;
@@ -55,7 +55,7 @@ pub(super) fn reply_text(reply: &Reply) -> String {
 /// The enhanced code of a reply, where it agrees with the reply's class; else the general one.
 fn status(reply: &Reply, permanent: bool) -> String {
     let digit = if permanent { '5' } else { '4' };
-    let given = reply.enhanced.as_ref().map(|code| code.to_string()).filter(|code| code.starts_with(digit));
+    let given = reply.enhanced.map(|code| code.to_string()).filter(|code| code.starts_with(digit));
     given.unwrap_or_else(|| format!("{digit}.0.0"))
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use smtp::Mailbox;
-use smtp::client::Reply;
+use smtp::Reply;
 
 use super::client::Connection;
 use super::failure::{Class, MAIL, RCPT, Stage, class, reply_text};

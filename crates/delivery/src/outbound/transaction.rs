@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use bytes::Buf;
-use smtp::client::Reply;
+use smtp::Reply;
 use smtp::data::DataEncoder;
 use tokio::time::Instant;
 
@@ -267,25 +267,26 @@ impl Transaction<'_> {
 
     async fn send_content(&mut self) -> Result<(), After> {
         let mut reader = (self.transfer.content)();
-        let mut encoder = DataEncoder::new();
-        let mut pieces = Pieces::default();
+        let mut encoder = DataEncoder::default();
+        let (mut encoded, mut pieces) = (Vec::new(), Pieces::default());
         loop {
-            let encoded = match reader.next().await {
-                Ok(Some(chunk)) => encoder.encode(chunk, &mut |piece| pieces.push(piece)),
+            let fit = match reader.next().await {
+                Ok(Some(chunk)) => encoder.encode(&chunk, &mut encoded),
                 Ok(None) => break,
                 Err(error) => return Err(self.unreadable(&error)),
             };
-            if encoded.is_err() {
+            if fit.is_err() {
                 return Err(self.malformed());
             }
+            encoded.drain(..).for_each(|piece| pieces.push(piece));
             if pieces.remaining() >= BATCH {
                 self.send_pieces(&mut pieces).await?;
             }
         }
-        match encoder.finish() {
-            Ok(end) => pieces.push(end),
-            Err(_) => return Err(self.malformed()),
+        if encoder.finish(&mut encoded).is_err() {
+            return Err(self.malformed());
         }
+        encoded.drain(..).for_each(|piece| pieces.push(piece));
         self.send_pieces(&mut pieces).await
     }
 

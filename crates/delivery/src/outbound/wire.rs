@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
-use smtp::client::{Reply, ReplyDecoder};
+use smtp::Reply;
+use smtp::client::ReplyDecoder;
 use tls::{ClientTls, Security};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -50,7 +51,7 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream: Stream::Clear(stream), received: BytesMut::new(), decoder: ReplyDecoder::new() }
+        Self { stream: Stream::Clear(stream), received: BytesMut::new(), decoder: ReplyDecoder::default() }
     }
 
     /// Sends all octets, then flushes.
@@ -100,7 +101,7 @@ impl Wire {
             Stream::Clear(stream) => {
                 let (stream, security) = tls.connect(host, stream).await?;
                 let stream = Stream::Encrypted(Box::new(stream));
-                let decoder = ReplyDecoder::new();
+                let decoder = ReplyDecoder::default();
                 Ok((Self { stream, received: BytesMut::new(), decoder }, Some(security)))
             }
             Stream::Encrypted(_) => Ok((self, None)),
