@@ -43,10 +43,17 @@ fn message() -> anyhow::Result<NewMessage> {
 
 async fn session(queue: Arc<EmbeddedQueue>) -> anyhow::Result<()> {
     for _ in 0..EACH {
-        let lease = LeaseRequest { worker: "bench".into(), max: 1, duration: Duration::from_secs(60), except: Vec::new() };
+        let lease = LeaseRequest {
+            worker: "bench".into(),
+            max: 1,
+            duration: Duration::from_secs(60),
+            except: Vec::new(),
+        };
         for leased in queue.accept(message()?, Some(lease)).await?.leased {
             let recipients = leased.entry.recipients.clone();
-            queue.settle(Settlement { lease: leased.lease, recipients, next: Next::Done, bounce: None }).await?;
+            queue
+                .settle(Settlement { lease: leased.lease, recipients, next: Next::Done, bounce: None })
+                .await?;
         }
     }
     Ok(())
@@ -64,7 +71,10 @@ async fn main() -> anyhow::Result<()> {
         }
         let rate = (SESSIONS * EACH) as f64 / started.elapsed().as_secs_f64();
         let size: u64 = walk(folder.path())?;
-        println!("round {round}: {rate:.0} messages accepted and settled a second; {} MiB on disk", size >> 20);
+        println!(
+            "round {round}: {rate:.0} messages accepted and settled a second; {} MiB on disk",
+            size >> 20
+        );
     }
     Ok(())
 }

@@ -1,0 +1,213 @@
+//! Leases due entries and runs their attempts, within the limits of [`Slots`]; hands back what it
+//! cannot run. An attempt that panics ends alone: its lease runs out, and the entry is tried again.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+use queue::{LeaseRequest, Leased, NewEntry, NextHop, Queue};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use crate::attempt::Attempts;
+use crate::config::DispatchConfig;
+use crate::error::with_causes;
+use crate::route::Hop;
+use crate::slots::{Admission, InHand, Slots};
+
+/// The first wait while the queue store cannot be used; it doubles.
+const FIRST_OUTAGE_WAIT: Duration = Duration::from_millis(100);
+/// How long the attempts that did not end in time have to hand their leases back.
+const HAND_BACK_WAIT: Duration = Duration::from_secs(5);
+/// Leases handed back at once.
+const HAND_BACKS: usize = 32;
+
+/// Runs attempts.
+pub(crate) struct Dispatcher {
+    worker: String,
+    config: DispatchConfig,
+    queue: Arc<dyn Queue>,
+    attempts: Attempts,
+    slots: Slots,
+    tasks: TaskTracker,
+    /// Cancelled when attempts in flight are to be given up.
+    abandon: CancellationToken,
+}
+
+impl Dispatcher {
+    /// A next hop that cannot be reached is left alone for `rest`.
+    pub(crate) fn new(
+        worker: String,
+        config: DispatchConfig,
+        queue: Arc<dyn Queue>,
+        attempts: Attempts,
+        rest: Duration,
+    ) -> Self {
+        let slots = Slots::new(config.concurrency, rest);
+        Self {
+            worker,
+            config,
+            queue,
+            attempts,
+            slots,
+            tasks: TaskTracker::new(),
+            abandon: CancellationToken::new(),
+        }
+    }
+
+    /// How a message being accepted should be leased, when all its entries could run at once.
+    pub(crate) fn lease_with_accept(&self, entries: &[NewEntry]) -> Option<LeaseRequest> {
+        let room = entries.len() <= self.config.batch
+            && entries.iter().all(|entry| self.slots.has_room_for(&entry.next_hop));
+        room.then(|| self.request(entries.len(), Vec::new()))
+    }
+
+    fn request(&self, max: usize, except: Vec<NextHop>) -> LeaseRequest {
+        LeaseRequest { worker: self.worker.clone(), max, duration: self.config.lease, except }
+    }
+
+    /// Takes leased entries in hand.
+    pub(crate) fn admit(self: &Arc<Self>, leased: Vec<Leased>) {
+        let mut refused = Vec::new();
+        for leased in leased {
+            let most = self.limit_of_next_hop(&leased.entry.next_hop);
+            match self.slots.admit(leased, most) {
+                Admission::Run(in_hand) => self.start(in_hand),
+                Admission::Waits => {}
+                Admission::Refused(leased) => refused.push(leased),
+            }
+        }
+        if !refused.is_empty() {
+            let this = Arc::clone(self);
+            self.tasks.spawn(async move { this.hand_back(refused).await });
+        }
+    }
+
+    fn limit_of_next_hop(&self, next_hop: &NextHop) -> usize {
+        match Hop::parse(next_hop) {
+            Some(Hop::Local(_)) => self.config.per_local_domain,
+            _ => self.config.per_next_hop,
+        }
+    }
+
+    fn start(self: &Arc<Self>, in_hand: InHand) {
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move { this.work(in_hand).await });
+    }
+
+    /// Runs an attempt. Its next hop is free for others as soon as it has answered, not only when the
+    /// answer is written down.
+    async fn work(self: Arc<Self>, in_hand: InHand) {
+        let next_hop = in_hand.leased.entry.next_hop.clone();
+        let ended = contained(self.attempts.run(in_hand, &self.abandon)).await.unwrap_or_default();
+        self.start_all(self.slots.release_next_hop(&next_hop, ended.answer));
+        if let Some((settlement, span)) = ended.settlement {
+            contained(self.attempts.settle(settlement).instrument(span)).await;
+        }
+        self.start_all(self.slots.finish(&next_hop));
+    }
+
+    fn start_all(self: &Arc<Self>, waited: Vec<InHand>) {
+        waited.into_iter().for_each(|in_hand| self.start(in_hand));
+    }
+
+    /// Leases and runs until shutdown, then lets attempts in flight end.
+    pub(crate) async fn run(self: &Arc<Self>, shutdown: CancellationToken) {
+        let measuring = shutdown.run_until_cancelled(self.measure());
+        tokio::join!(self.lease_until(&shutdown), measuring);
+        self.drain().await;
+    }
+
+    async fn lease_until(self: &Arc<Self>, shutdown: &CancellationToken) {
+        let mut outage_wait = None;
+        while !shutdown.is_cancelled() {
+            let room = self.slots.room().min(self.config.batch);
+            if room == 0 {
+                shutdown.run_until_cancelled(self.slots.freed()).await;
+                continue;
+            }
+            let full = self.slots.full();
+            let passing_over = !full.is_empty();
+            // Not raced with shutdown: a lease whose answer is dropped is held by nobody.
+            match self.queue.lease(self.request(room, full)).await {
+                Ok(leased) => {
+                    outage_wait = None;
+                    if leased.is_empty() {
+                        shutdown.run_until_cancelled(self.idle(passing_over)).await;
+                    } else {
+                        self.admit(leased);
+                    }
+                }
+                Err(error) => {
+                    let wait = outage_wait.unwrap_or(FIRST_OUTAGE_WAIT).min(self.config.outage_wait);
+                    tracing::warn!(error = %with_causes(&error), wait = ?wait, "queue cannot be leased from");
+                    outage_wait = Some(wait * 2);
+                    shutdown
+                        .run_until_cancelled(sleep(wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)))
+                        .await;
+                }
+            }
+        }
+    }
+
+    /// Waits until there may be something to lease.
+    async fn idle(&self, passing_over: bool) {
+        if passing_over {
+            // What is passed over is due, so the queue would announce it at once, again and again.
+            let _ = timeout(self.config.poll / 4, self.slots.freed()).await;
+        } else {
+            self.queue.wait(self.config.poll).await;
+        }
+    }
+
+    async fn measure(&self) {
+        loop {
+            match self.queue.depth().await {
+                Ok(depth) => {
+                    metrics::gauge!("packetboat_queue_entries", "state" => "queued").set(depth.queued as f64);
+                    metrics::gauge!("packetboat_queue_entries", "state" => "leased").set(depth.leased as f64);
+                    metrics::gauge!("packetboat_queue_oldest_due_seconds")
+                        .set(depth.oldest_due.as_secs_f64());
+                }
+                Err(error) => tracing::debug!(error = %with_causes(&error), "queue depth cannot be measured"),
+            }
+            sleep(self.config.measure).await;
+        }
+    }
+
+    async fn drain(self: &Arc<Self>) {
+        self.tasks.close();
+        self.hand_back(self.slots.close()).await;
+        tracing::info!(attempts = self.tasks.len(), "no more leases are taken, attempts in flight may end");
+        if timeout(self.config.drain, self.tasks.wait()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(attempts = self.tasks.len(), "attempts in flight are given up and handed back");
+        self.abandon.cancel();
+        if timeout(HAND_BACK_WAIT, self.tasks.wait()).await.is_err() {
+            tracing::warn!(attempts = self.tasks.len(), "some leases are left to run out");
+        }
+    }
+
+    async fn hand_back(&self, leased: Vec<Leased>) {
+        let hand_back = |leased: Leased| async move {
+            if let Err(error) = self.queue.hand_back(&leased.lease).await {
+                tracing::warn!(entry = %leased.entry.id, error = %with_causes(&error), "lease is left to run out");
+            }
+        };
+        futures::stream::iter(leased).for_each_concurrent(HAND_BACKS, hand_back).await;
+    }
+}
+
+/// The value of a future; `None` when it panics.
+async fn contained<T>(future: impl Future<Output = T>) -> Option<T> {
+    let result = AssertUnwindSafe(future).catch_unwind().await;
+    if result.is_err() {
+        metrics::counter!("packetboat_delivery_attempt_panics_total").increment(1);
+        tracing::error!("attempt panicked, its entry is tried again when the lease ends");
+    }
+    result.ok()
+}

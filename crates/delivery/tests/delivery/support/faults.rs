@@ -1,0 +1,119 @@
+//! A queue whose store fails when a test says so.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use message::QueueId;
+use queue::{
+    Accepted, Depth, Entry, Lease, LeaseRequest, Leased, ListFilter, MessageRecord, NewMessage, Page, Queue,
+    QueueError, Settlement,
+};
+
+/// Passes everything on to a real queue, but for the failures that are left to give.
+pub(crate) struct Faulty {
+    inner: Arc<dyn Queue>,
+    /// So many accepts find the store unavailable.
+    pub(crate) failing_accepts: AtomicUsize,
+    /// So many leases find it unavailable.
+    pub(crate) failing_leases: AtomicUsize,
+    /// So many settlements are lost, as if the worker had died.
+    pub(crate) lost_settlements: AtomicUsize,
+    /// So many reads of a staged part panic.
+    pub(crate) panicking_parts: AtomicUsize,
+    /// Settlements that were written.
+    pub(crate) settlements: AtomicUsize,
+}
+
+impl Faulty {
+    pub(crate) fn new(inner: Arc<dyn Queue>) -> Self {
+        Self {
+            inner,
+            failing_accepts: AtomicUsize::default(),
+            failing_leases: AtomicUsize::default(),
+            lost_settlements: AtomicUsize::default(),
+            panicking_parts: AtomicUsize::default(),
+            settlements: AtomicUsize::default(),
+        }
+    }
+}
+
+fn fails(left: &AtomicUsize) -> Result<(), QueueError> {
+    match left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)) {
+        Ok(_) => Err(QueueError::Unavailable { doing: "a test".into(), cause: "told to".into() }),
+        Err(_) => Ok(()),
+    }
+}
+
+#[async_trait]
+impl Queue for Faulty {
+    async fn stage(&self, id: QueueId, number: u32, octets: Bytes) -> Result<(), QueueError> {
+        self.inner.stage(id, number, octets).await
+    }
+
+    async fn accept(&self, message: NewMessage, lease: Option<LeaseRequest>) -> Result<Accepted, QueueError> {
+        fails(&self.failing_accepts)?;
+        self.inner.accept(message, lease).await
+    }
+
+    async fn lease(&self, request: LeaseRequest) -> Result<Vec<Leased>, QueueError> {
+        fails(&self.failing_leases)?;
+        self.inner.lease(request).await
+    }
+
+    async fn renew(&self, lease: &Lease, duration: Duration) -> Result<(), QueueError> {
+        self.inner.renew(lease, duration).await
+    }
+
+    async fn hand_back(&self, lease: &Lease) -> Result<(), QueueError> {
+        self.inner.hand_back(lease).await
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<(), QueueError> {
+        if fails(&self.lost_settlements).is_err() {
+            return Err(QueueError::StaleLease);
+        }
+        self.inner.settle(settlement).await?;
+        self.settlements.fetch_add(1, SeqCst);
+        Ok(())
+    }
+
+    async fn inline_content(&self, id: QueueId) -> Result<Bytes, QueueError> {
+        self.inner.inline_content(id).await
+    }
+
+    async fn part(&self, id: QueueId, number: u32) -> Result<Bytes, QueueError> {
+        assert!(fails(&self.panicking_parts).is_ok(), "told to");
+        self.inner.part(id, number).await
+    }
+
+    async fn wait(&self, at_most: Duration) {
+        self.inner.wait(at_most).await;
+    }
+
+    async fn depth(&self) -> Result<Depth, QueueError> {
+        self.inner.depth().await
+    }
+
+    async fn list(&self, filter: ListFilter) -> Result<Page, QueueError> {
+        self.inner.list(filter).await
+    }
+
+    async fn show(&self, id: QueueId) -> Result<Option<(MessageRecord, Vec<Entry>)>, QueueError> {
+        self.inner.show(id).await
+    }
+
+    async fn retry_now(&self, id: QueueId) -> Result<u64, QueueError> {
+        self.inner.retry_now(id).await
+    }
+
+    async fn remove(&self, id: QueueId) -> Result<u64, QueueError> {
+        self.inner.remove(id).await
+    }
+
+    async fn check(&self) -> Result<(), QueueError> {
+        self.inner.check().await
+    }
+}

@@ -1,0 +1,240 @@
+//! A delivery service with a queue, domains and peers of its own.
+
+mod faults;
+mod memory;
+mod signer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use delivery::outbound::{Outbound, OutboundConfig, PoolConfig};
+use delivery::{Config, DeliveryService, Deps};
+use message::QueueId;
+use proto::accept_request::Frame;
+use proto::{AcceptBegin, AcceptResponse, Commit, Delivery, Disposition, Envelope, ServiceError};
+use queue::{Entry, ListFilter, Queue};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use testkit::dns::DnsServer;
+use testkit::maildir::Maildir;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use faults::Faulty;
+pub(crate) use signer::Signer;
+
+/// How long a test waits for what should happen at once.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// What a test sets up before it starts a [`Site`].
+pub(crate) struct Plan {
+    pub(crate) config: Config,
+    pub(crate) outbound: OutboundConfig,
+    /// The MailDomains, as the YAML of their specs.
+    pub(crate) domains: Vec<String>,
+    /// The zone that the site's name server answers from.
+    pub(crate) zone: String,
+    pub(crate) signer: Signer,
+}
+
+/// A running delivery service.
+pub(crate) struct Site {
+    pub(crate) service: Arc<DeliveryService>,
+    pub(crate) queue: Arc<Faulty>,
+    folder: TempDir,
+    _dns: DnsServer,
+    shutdown: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+/// A message on its way into a site; a test may change what is wrong with it.
+#[derive(Clone)]
+pub(crate) struct Mail {
+    pub(crate) id: QueueId,
+    pub(crate) from: String,
+    pub(crate) to: Vec<String>,
+    pub(crate) content: Bytes,
+    pub(crate) commit: Commit,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        let mut config = Config { hostname: "mx.example.com".into(), ..Config::default() };
+        config.retry.initial = Duration::from_millis(200);
+        config.dispatch.poll = Duration::from_millis(100);
+        config.dispatch.drain = Duration::from_millis(300);
+        let outbound = OutboundConfig {
+            hostname: "mx.example.com".into(),
+            allow_loopback: true,
+            pool: PoolConfig::default(),
+            ..OutboundConfig::default()
+        };
+        Self { config, outbound, domains: Vec::new(), zone: String::new(), signer: Signer::default() }
+    }
+}
+
+impl Plan {
+    /// Hosts a domain by Maildir.
+    pub(crate) fn maildir(mut self, domain: &str) -> Self {
+        self.domains.push(format!(
+            "domain: {domain}\ninbound: {{recipients: {{mode: AcceptAll}}, route: {{maildir: {{path: mail}}}}}}"
+        ));
+        self
+    }
+
+    /// Hosts a domain behind an SMTP or LMTP server.
+    pub(crate) fn behind(mut self, domain: &str, protocol: &str, server: std::net::SocketAddr) -> Self {
+        self.domains.push(format!(
+            "domain: {domain}\ninbound: {{recipients: {{mode: AcceptAll}}, route: {{{protocol}: {{address: \"{server}\"}}}}}}"
+        ));
+        self
+    }
+
+    /// Makes a peer the mail exchanger of a domain.
+    pub(crate) fn exchanger(mut self, domain: &str, server: std::net::SocketAddr) -> Self {
+        self.outbound.port = server.port();
+        self.zone
+            .push_str(&format!("{domain}. 60 IN MX 10 mx.{domain}.\nmx.{domain}. 60 IN A {}\n", server.ip()));
+        self
+    }
+
+    pub(crate) async fn start(self) -> Result<Site> {
+        let folder = tempfile::tempdir()?;
+        let dns = DnsServer::start(&self.zone).await?;
+        let mut config = self.config;
+        config.base_folder = folder.path().to_owned();
+        let shutdown = CancellationToken::new();
+        let queue = Arc::new(Faulty::new(Arc::new(memory::Memory::default())));
+        let resolver =
+            dns::Resolver::new(dns::DnsConfig { servers: vec![dns.address()], ..Default::default() })?;
+        let tls = tls::ClientTls::opportunistic(&Default::default())?;
+        let deps = Deps {
+            queue: queue.clone(),
+            domains: load(folder.path(), &self.domains, &shutdown).await?,
+            outbound: Outbound::new(self.outbound, resolver, tls),
+            verifier: Arc::new(self.signer),
+        };
+        let service = delivery::build(config, deps)?;
+        let running = tokio::spawn({
+            let (service, shutdown) = (service.clone(), shutdown.clone());
+            async move { service.run(shutdown).await }
+        });
+        Ok(Site { service, queue, folder, _dns: dns, shutdown, running })
+    }
+}
+
+async fn load(folder: &Path, specs: &[String], shutdown: &CancellationToken) -> Result<domains::Domains> {
+    let folder = folder.join("domains");
+    std::fs::create_dir(&folder)?;
+    for (number, spec) in specs.iter().enumerate() {
+        let spec = spec.replace('\n', "\n  ");
+        let resource = format!(
+            "apiVersion: mail.packetboat.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: domain-{number}}}\nspec:\n  {spec}\n"
+        );
+        std::fs::write(folder.join(format!("{number}.yaml")), resource)?;
+    }
+    let wanted = domains::SecretsWanted { submission_users: false, signing_keys: false };
+    Ok(domains::watch_folder(&folder, wanted, shutdown.clone()).await?)
+}
+
+impl Site {
+    pub(crate) async fn accept(&self, mail: &Mail) -> Result<AcceptResponse, ServiceError> {
+        let (sender, frames) = mpsc::channel(8);
+        let stream = async {
+            for frame in mail.frames() {
+                // The service refuses by going away.
+                if sender.send(frame).await.is_err() {
+                    break;
+                }
+            }
+            drop(sender);
+        };
+        tokio::join!(stream, self.service.accept(frames)).1
+    }
+
+    /// Accepts a message that must be taken.
+    pub(crate) async fn deliver(&self, from: &str, to: &[&str], text: &str) -> Result<Mail> {
+        let mail = Mail::new(from, to, text);
+        let accepted = self.accept(&mail).await.context("accepting")?;
+        ensure!(accepted.fresh, "accepted before");
+        Ok(mail)
+    }
+
+    pub(crate) fn maildir(&self, domain: &str, local_part: &str) -> Maildir {
+        Maildir::at(self.folder.path().join("mail").join(domain).join(local_part))
+    }
+
+    pub(crate) async fn entries(&self) -> Result<Vec<Entry>> {
+        let page = self.queue.list(ListFilter { limit: 1000, ..ListFilter::default() }).await?;
+        Ok(page.entries.into_iter().map(|(entry, _)| entry).collect())
+    }
+
+    /// Waits until nothing is queued.
+    pub(crate) async fn settled(&self) -> Result<()> {
+        testkit::wait::until_true("an empty queue", SOON, async || {
+            self.entries().await.is_ok_and(|entries| entries.is_empty())
+        })
+        .await
+    }
+
+    /// Shuts down and waits for the end.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        self.shutdown.cancel();
+        tokio::time::timeout(SOON, &mut self.running).await.context("the service does not end")??;
+        Ok(())
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+impl Mail {
+    pub(crate) fn new(from: &str, to: &[&str], text: &str) -> Self {
+        let content = format!("From: <{from}>\r\nSubject: {text}\r\nMessage-ID: <1@test>\r\n\r\n{text}\r\n");
+        Self::of(from, to, content.into())
+    }
+
+    pub(crate) fn of(from: &str, to: &[&str], content: Bytes) -> Self {
+        let commit = Commit {
+            size: content.len() as u64,
+            sha256: Bytes::copy_from_slice(&Sha256::digest(&content)),
+            prepend: Bytes::new(),
+            cuts: Vec::new(),
+            disposition: Disposition::Deliver.into(),
+        };
+        let to = to.iter().map(|recipient| (*recipient).to_owned()).collect();
+        Self { id: QueueId::generate(), from: from.to_owned(), to, content, commit }
+    }
+
+    pub(crate) fn begin(&self) -> Frame {
+        Frame::Begin(AcceptBegin {
+            queue_id: self.id.to_string(),
+            envelope: Some(Envelope {
+                reverse_path: self.from.clone(),
+                forward_paths: self.to.clone(),
+                smtputf8: false,
+                eight_bit: false,
+                user: String::new(),
+                origin: proto::Origin::Mx.into(),
+            }),
+            declared_size: 0,
+        })
+    }
+
+    fn frames(&self) -> Vec<Frame> {
+        let mut frames = vec![self.begin()];
+        let mut rest = self.content.clone();
+        while !rest.is_empty() {
+            frames.push(Frame::Chunk(rest.split_to(rest.len().min(proto::CHUNK_SIZE))));
+        }
+        frames.push(Frame::Commit(self.commit.clone()));
+        frames
+    }
+}
