@@ -19,17 +19,16 @@ pub enum SigningKeyError {
     /// The text is no PEM of a private key in PKCS#8, nor of an RSA key in PKCS#1.
     #[error("the private key is not PEM in PKCS#8 or PKCS#1")]
     Pem(#[source] rustls_pki_types::pem::Error),
-    /// The key cannot be read, or is not of the algorithm it is declared for.
-    #[error("the private key is no {algorithm} key: {reason}")]
+    /// The key cannot be read, is not of the algorithm it is declared for, or is too short.
+    #[error("the private key does not serve for {algorithm}, which wants {wanted}: {reason}")]
     Key {
         /// The algorithm it was to be used for.
         algorithm: &'static str,
+        /// What keys serve for it.
+        wanted: &'static str,
         /// What the cryptographic library says.
         reason: String,
     },
-    /// RFC 8301 §3.2 asks signers for 2048 bits.
-    #[error("the RSA key has {0} bits: 2048 are the least that sign")]
-    Short(usize),
 }
 
 /// Why a message could not be signed.

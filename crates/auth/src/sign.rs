@@ -13,9 +13,6 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::content::Scanned;
 use crate::error::{SignError, SigningKeyError};
 
-/// The fewest bits of an RSA key that signs (RFC 8301 §3.2).
-const MIN_RSA_BITS: usize = 2048;
-
 /// Signed as often as they are there and once more, so that one added later breaks the signature
 /// (RFC 6376 §8.15).
 const OVERSIGNED: [&str; 12] = [
@@ -98,7 +95,8 @@ impl Signer {
     /// Reads a private key: PEM of PKCS#8, for RSA of PKCS#1 too.
     ///
     /// # Errors
-    /// When the text is no such key of the algorithm, or an RSA key has less than 2048 bits.
+    /// When the text is no such key of the algorithm, or an RSA key has less than 2048 bits (RFC 8301
+    /// §3.2) or more than 8192.
     pub fn new(
         domain: &str,
         selector: &str,
@@ -107,21 +105,24 @@ impl Signer {
     ) -> Result<Self, SigningKeyError> {
         let der = PrivateKeyDer::from_pem_slice(private_key.expose_secret().as_bytes())
             .map_err(SigningKeyError::Pem)?;
-        let unfit = |reason: String| SigningKeyError::Key { algorithm: algorithm.as_str(), reason };
+        let unfit = |wanted, reason: &dyn std::fmt::Display| SigningKeyError::Key {
+            algorithm: algorithm.as_str(),
+            wanted,
+            reason: reason.to_string(),
+        };
         let key = match (algorithm, der) {
-            (Algorithm::RsaSha256, der) => {
-                let key = RsaKey::<Sha256>::from_key_der(der).map_err(|error| unfit(error.to_string()))?;
-                let bits = rsa_bits(&key.public_key());
-                if bits < MIN_RSA_BITS {
-                    return Err(SigningKeyError::Short(bits));
-                }
-                DkimKey::Rsa(key)
-            }
+            // The library takes 2048 to 8192 bits.
+            (Algorithm::RsaSha256, der) => RsaKey::<Sha256>::from_key_der(der)
+                .map(DkimKey::Rsa)
+                .map_err(|error| unfit("an RSA key of at least 2048 bits", &error))?,
             (Algorithm::Ed25519Sha256, PrivateKeyDer::Pkcs8(der)) => {
-                let key = Ed25519Key::from_pkcs8_maybe_unchecked_der(der.secret_pkcs8_der());
-                DkimKey::Ed25519(key.map_err(|error| unfit(error.to_string()))?)
+                Ed25519Key::from_pkcs8_maybe_unchecked_der(der.secret_pkcs8_der())
+                    .map(DkimKey::Ed25519)
+                    .map_err(|error| unfit("an Ed25519 key", &error))?
             }
-            (Algorithm::Ed25519Sha256, _) => return Err(unfit("PKCS#8 is wanted".to_owned())),
+            (Algorithm::Ed25519Sha256, _) => {
+                return Err(unfit("an Ed25519 key in PKCS#8", &"it is in another form"));
+            }
         };
         Ok(Self { key, domain: domain.to_owned(), selector: selector.to_owned() })
     }
@@ -187,28 +188,4 @@ fn covered<'a>(fields: &[(&'a [u8], &'a [u8])]) -> Vec<Covered<'a>> {
         }
     }
     covered
-}
-
-/// The bits of the modulus of a DER `RSAPublicKey` (RFC 8017 §A.1.1): an upper bound within seven bits,
-/// which tells the sizes in use apart.
-fn rsa_bits(public_key: &[u8]) -> usize {
-    // SEQUENCE { INTEGER modulus, INTEGER exponent }; lengths above 127 have a count of octets first.
-    let content = |der: &[u8]| -> Option<(usize, usize)> {
-        let first = *der.get(1)? as usize;
-        match first {
-            0..=127 => Some((2, first)),
-            _ => {
-                let octets = first & 0x7f;
-                let length = der.get(2..2 + octets)?;
-                (octets <= 4).then(|| (2 + octets, length.iter().fold(0, |sum, b| sum << 8 | *b as usize)))
-            }
-        }
-    };
-    let modulus = content(public_key).and_then(|(start, _)| {
-        let integer = public_key.get(start..)?;
-        let (start, length) = content(integer)?;
-        let value = integer.get(start..start + length)?;
-        Some(value.iter().skip_while(|octet| **octet == 0).count())
-    });
-    modulus.unwrap_or(0) * 8
 }

@@ -16,7 +16,9 @@ fn message(from: &str) -> String {
 /// A zone with the given DMARC records; SPF passes for mail of every name here.
 fn zone(records: &[(&str, &str)]) -> String {
     let mut zone = String::new();
-    for name in ["example.test", "sub.example.test", "other.example.test", "deep.sub.example.test", "bulk.test"] {
+    for name in
+        ["example.test", "sub.example.test", "other.example.test", "deep.sub.example.test", "bulk.test"]
+    {
         zone += &format!("{name}. 300 IN TXT \"v=spf1 ip4:{SENDER} -all\"\n");
     }
     for (name, record) in records {
@@ -86,18 +88,30 @@ async fn which_policy_applies() {
         (&[(ORG, "v=DMARC1; p=none; sp=reject")], "deep.sub.example.test", Policy::Reject, Policy::Reject),
         (&[(ORG, "v=DMARC1; p=none; np=reject")], "absent.example.test", Policy::Reject, Policy::Reject),
         (&[(ORG, "v=DMARC1; p=none; np=reject")], "sub.example.test", Policy::None, Policy::None),
-        (&[(ORG, "v=DMARC1; p=none; sp=quarantine; np=reject")], "sub.example.test", Policy::Quarantine,
-            Policy::Quarantine),
+        (
+            &[(ORG, "v=DMARC1; p=none; sp=quarantine; np=reject")],
+            "sub.example.test",
+            Policy::Quarantine,
+            Policy::Quarantine,
+        ),
         (&[(ORG, "v=DMARC1; p=reject; t=y")], ORG, Policy::Reject, Policy::Quarantine),
         (&[(ORG, "v=DMARC1; p=reject; pct=0")], ORG, Policy::Reject, Policy::Quarantine),
         (&[(ORG, "v=DMARC1; p=quarantine; pct=0")], ORG, Policy::Quarantine, Policy::None),
         (&[(ORG, "v=DMARC1; p=nonsense; rua=mailto:a@b.test")], ORG, Policy::None, Policy::None),
         (&[(ORG, "v=DMARC1; p=reject; x=y; adkim=q")], ORG, Policy::Reject, Policy::Reject),
-        (&[(ORG, "v=DMARC1; p=reject"), ("sub.example.test", "v=DMARC1; p=none")], "sub.example.test",
-            Policy::None, Policy::None),
+        (
+            &[(ORG, "v=DMARC1; p=reject"), ("sub.example.test", "v=DMARC1; p=none")],
+            "sub.example.test",
+            Policy::None,
+            Policy::None,
+        ),
         (&[("test", "v=DMARC1; p=reject; psd=y; np=quarantine")], ORG, Policy::Reject, Policy::Reject),
-        (&[("test", "v=DMARC1; p=reject; psd=y; np=quarantine")], "absent.test", Policy::Quarantine,
-            Policy::Quarantine),
+        (
+            &[("test", "v=DMARC1; p=reject; psd=y; np=quarantine")],
+            "absent.test",
+            Policy::Quarantine,
+            Policy::Quarantine,
+        ),
     ] {
         let check = by_spf(records, from, "bulk.test").await;
         assert_eq!(check.result, DmarcResult::Fail, "{records:?} {from}");
@@ -203,7 +217,8 @@ async fn without_one_author_nothing_passes() {
 async fn one_look_up_is_enough_where_the_author_s_own_domain_passed() {
     let judge = Judge::new(&zone(&[("sub.example.test", "v=DMARC1; p=reject")])).await;
     for _ in 0..3 {
-        let check = judge.verify_from(SENDER, "a@sub.example.test", &message("x@sub.example.test")).await.dmarc;
+        let check =
+            judge.verify_from(SENDER, "a@sub.example.test", &message("x@sub.example.test")).await.dmarc;
         assert_eq!(check.result, DmarcResult::Pass);
     }
     assert_eq!(judge.dns.queries("_dmarc.sub.example.test", "TXT").unwrap(), 1);

@@ -1,7 +1,7 @@
 //! SPF and iprev over a real resolver and a DNS server of the test.
 
-use auth::{IprevResult, SpfIdentity, SpfResult};
 use crate::support::Judge;
+use auth::{IprevResult, SpfIdentity, SpfResult};
 
 const ZONE: &str = r#"
 pass.test.      300 IN TXT "v=spf1 ip4:192.0.2.0/24 ip6:2001:db8::/32 -all"

@@ -29,11 +29,8 @@ impl Judge {
     }
 
     pub(crate) async fn check(&self, ip: &str, helo: &str, from: &str) -> ClientCheck {
-        let client = Client {
-            ip: ip.parse().unwrap(),
-            helo: helo.to_owned(),
-            reverse_path: from.parse().unwrap(),
-        };
+        let client =
+            Client { ip: ip.parse().unwrap(), helo: helo.to_owned(), reverse_path: from.parse().unwrap() };
         self.authenticator.check_client(&client).await
     }
 
