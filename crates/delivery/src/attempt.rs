@@ -215,7 +215,7 @@ impl Attempts {
             return outcomes;
         }
         outcomes.extend(match domain.spec.inbound.as_ref().and_then(|inbound| inbound.route.as_ref()) {
-            Some(Route::Maildir(maildir)) => self.into_maildir(leased, open, domain, &maildir.path).await,
+            Some(Route::Maildir(maildir)) => self.file_in_maildirs(leased, open, domain, &maildir.path).await,
             Some(Route::Lmtp(server)) => {
                 let transfer = self.new_transfer(leased, &open);
                 zip(open, self.outbound.to_host(&server.address, Protocol::Lmtp, &transfer).await)
@@ -229,7 +229,7 @@ impl Attempts {
         outcomes
     }
 
-    async fn into_maildir(
+    async fn file_in_maildirs(
         &self,
         leased: &Arc<Leased>,
         open: Open,

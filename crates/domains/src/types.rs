@@ -1,6 +1,9 @@
 //! `MailDomain` (group `mail.packetboat.dev`, version `v1alpha1`): everything about one domain. The
 //! same types are the CRD in a cluster and the YAML of a folder outside one.
 
+// Columns share their types.
+#![allow(clippy::duplicated_attributes)]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

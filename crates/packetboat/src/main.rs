@@ -1,1 +1,3 @@
+//! The Packetboat binary.
+
 fn main() {}
