@@ -15,10 +15,13 @@ const CAPACITY: usize = 4096;
 /// What tells a key from its successor of the same name.
 type Fingerprint = [u8; 32];
 
-/// Signers ready for use, by domain and selector.
+/// By domain and selector.
+type Ready = HashMap<(String, String), (Fingerprint, Arc<Signer>)>;
+
+/// Signers ready for use.
 #[derive(Default)]
 pub(crate) struct Signers {
-    ready: Mutex<HashMap<(String, String), (Fingerprint, Arc<Signer>)>>,
+    ready: Mutex<Ready>,
 }
 
 impl Signers {
