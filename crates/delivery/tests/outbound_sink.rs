@@ -53,7 +53,9 @@ async fn deliver_all(protocol: Protocol, options: &[&str]) {
         })
         .collect();
     for worker in workers {
-        worker.await.unwrap();
+        if let Err(error) = worker.await {
+            panic!("{error}; smtp-sink says: {}", sink.log());
+        }
     }
 
     let mut subjects = std::collections::HashSet::new();
