@@ -1,0 +1,123 @@
+//! The queue API: what is in the queue, and an operator's verbs.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use message::QueueId;
+use queue::{Entry, EntryState, ListFilter, MessageRecord, Page, Queue, QueueError};
+use serde::{Deserialize, Serialize};
+
+type Shared = Arc<dyn Queue>;
+
+/// Entries on a page when the caller names no limit.
+const DEFAULT_LIMIT: usize = 100;
+
+pub(crate) fn router(queue: Shared) -> Router {
+    Router::new()
+        .route("/entries", get(entries))
+        .route("/messages/{id}", get(show).delete(remove))
+        .route("/messages/{id}/retry", post(retry))
+        .with_state(queue)
+}
+
+/// A failure as the caller sees it: `{"error": "one sentence"}`.
+struct Failure(StatusCode, String);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.0, Json(serde_json::json!({ "error": self.1 }))).into_response()
+    }
+}
+
+impl From<QueueError> for Failure {
+    fn from(error: QueueError) -> Self {
+        tracing::warn!(error = &error as &dyn std::error::Error, "queue API request failed");
+        Self(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+fn absent(id: QueueId) -> Failure {
+    Failure(StatusCode::NOT_FOUND, format!("message {id} is not in the queue"))
+}
+
+fn parse(id: &str) -> Result<QueueId, Failure> {
+    id.parse().map_err(|error| Failure(StatusCode::BAD_REQUEST, format!("{id:?} is {error}")))
+}
+
+#[derive(Deserialize)]
+struct EntriesQuery {
+    next_hop: Option<String>,
+    state: Option<EntryState>,
+    cursor: Option<String>,
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct ListedEntry {
+    #[serde(flatten)]
+    entry: Entry,
+    message: MessageRecord,
+}
+
+#[derive(Serialize)]
+struct EntriesPage {
+    entries: Vec<ListedEntry>,
+    next: Option<String>,
+}
+
+async fn entries(
+    State(queue): State<Shared>,
+    Query(query): Query<EntriesQuery>,
+) -> Result<Json<EntriesPage>, Failure> {
+    let filter = ListFilter {
+        next_hop: query.next_hop,
+        state: query.state,
+        cursor: query.cursor,
+        limit: query.limit.unwrap_or(DEFAULT_LIMIT),
+    };
+    let Page { entries, next } = queue.list(filter).await?;
+    let entries = entries.into_iter().map(|(entry, message)| ListedEntry { entry, message }).collect();
+    Ok(Json(EntriesPage { entries, next }))
+}
+
+#[derive(Serialize)]
+struct Shown {
+    message: MessageRecord,
+    entries: Vec<Entry>,
+}
+
+async fn show(State(queue): State<Shared>, Path(id): Path<String>) -> Result<Json<Shown>, Failure> {
+    let id = parse(&id)?;
+    let (message, entries) = queue.show(id).await?.ok_or_else(|| absent(id))?;
+    Ok(Json(Shown { message, entries }))
+}
+
+/// How many entries a verb moved.
+#[derive(Serialize)]
+struct Moved {
+    entries: u64,
+}
+
+async fn retry(State(queue): State<Shared>, Path(id): Path<String>) -> Result<Json<Moved>, Failure> {
+    let id = parse(&id)?;
+    if queue.show(id).await?.is_none() {
+        return Err(absent(id));
+    }
+    let entries = queue.retry_now(id).await?;
+    tracing::info!(queue_id = %id, entries, "operator made entries due");
+    Ok(Json(Moved { entries }))
+}
+
+async fn remove(State(queue): State<Shared>, Path(id): Path<String>) -> Result<Json<Moved>, Failure> {
+    let id = parse(&id)?;
+    let entries = queue.remove(id).await?;
+    if entries == 0 {
+        return Err(absent(id));
+    }
+    tracing::info!(queue_id = %id, entries, "operator removed entries");
+    Ok(Json(Moved { entries }))
+}
