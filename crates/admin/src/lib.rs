@@ -68,7 +68,9 @@ impl Admin {
             Some(queue) if address.ip().is_loopback() => {
                 router = router.nest("/api/v1/queue", api::router(queue));
             }
-            Some(_) => tracing::info!(%address, "queue API left out: the admin address is not a loopback address"),
+            Some(_) => {
+                tracing::info!(%address, "queue API left out: the admin address is not a loopback address")
+            }
             None => {}
         }
         Ok(Self { listener, router })

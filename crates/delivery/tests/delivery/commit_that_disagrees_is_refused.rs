@@ -1,4 +1,4 @@
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use proto::{Cut, Disposition, ErrorCode};
 
@@ -8,7 +8,7 @@ async fn refused(spoil: impl Fn(&mut Mail)) -> Result<()> {
     let site = Plan::default().maildir("example.com").start().await?;
     let mut mail = Mail::new("a@example.net", &["alice@example.com"], "hello");
     spoil(&mut mail);
-    let error = site.accept(&mail).await.unwrap_err();
+    let error = site.accept(&mail).await.err().context("a commit that disagrees was accepted")?;
     assert_eq!(error.code, ErrorCode::InvalidArgument, "{error}");
     assert!(site.entries().await?.is_empty());
     assert!(site.maildir("example.com", "alice").messages()?.is_empty());

@@ -1,7 +1,6 @@
 //! A delivery service with a queue, domains and peers of its own.
 
 mod faults;
-mod memory;
 mod signer;
 
 use std::path::Path;
@@ -15,6 +14,7 @@ use delivery::{Config, DeliveryService, Deps};
 use message::QueueId;
 use proto::accept_request::Frame;
 use proto::{AcceptBegin, AcceptResponse, Commit, Delivery, Disposition, Envelope, ServiceError};
+use queue::embedded::EmbeddedQueue;
 use queue::{Entry, ListFilter, Queue};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -108,7 +108,8 @@ impl Plan {
         let mut config = self.config;
         config.base_folder = folder.path().to_owned();
         let shutdown = CancellationToken::new();
-        let queue = Arc::new(Faulty::new(Arc::new(memory::Memory::default())));
+        let queue = EmbeddedQueue::open(&folder.path().join("queue"))?;
+        let queue = Arc::new(Faulty::new(Arc::new(queue)));
         let resolver =
             dns::Resolver::new(dns::DnsConfig { servers: vec![dns.address()], ..Default::default() })?;
         let tls = tls::ClientTls::opportunistic(&Default::default())?;
