@@ -214,7 +214,7 @@ impl Attempts {
         if open.is_empty() {
             return outcomes;
         }
-        outcomes.extend(match domain.spec.inbound.as_ref().and_then(|inbound| inbound.route.as_ref()) {
+        outcomes.extend(match domain.inbound().and_then(|inbound| inbound.route.as_ref()) {
             Some(Route::Maildir(maildir)) => self.file_in_maildirs(leased, open, domain, &maildir.path).await,
             Some(Route::Lmtp(server)) => {
                 let transfer = self.new_transfer(leased, &open);

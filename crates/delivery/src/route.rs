@@ -55,7 +55,9 @@ impl Planner {
     /// of each next hop (more, where they are many).
     pub(crate) fn plan(&self, envelope: &Envelope, index: &DomainIndex) -> Vec<NewEntry> {
         let sender = envelope.reverse_path.mailbox().and_then(Mailbox::domain_name);
-        let max_age = sender.and_then(|domain| retry_max_age(index, domain)).unwrap_or(self.max_age);
+        // Only what was submitted is known to come from its sender's domain.
+        let submitted = sender.filter(|_| envelope.origin == Origin::Submission);
+        let max_age = submitted.and_then(|domain| retry_max_age(index, domain)).unwrap_or(self.max_age);
         let mut entries: Vec<NewEntry> = Vec::new();
         let mut open: HashMap<NextHop, usize> = HashMap::new();
         let mut seen = HashSet::new();
@@ -63,7 +65,7 @@ impl Planner {
             // Mail from outside that an alias sends on is the responsibility of the alias's domain.
             let responsible = match envelope.origin {
                 Origin::Mx => given.domain_name(),
-                Origin::Submission | Origin::Local => sender,
+                Origin::Submission | Origin::Local => submitted,
             };
             for address in index.expand(given) {
                 if !seen.insert(address.clone()) {
@@ -93,7 +95,10 @@ fn next_hop(address: &Mailbox, responsible: Option<&str>, index: &DomainIndex) -
         domain.spec.outbound.as_ref()?.relay.as_ref()
     };
     match address.domain() {
-        Domain::Name(name) if index.hosted(name).is_some() => Hop::Local(name).next_hop(),
+        // A domain may be ours for sending alone; its mail goes where its MX records say.
+        Domain::Name(name) if index.hosted(name).is_some_and(|domain| domain.inbound().is_some()) => {
+            Hop::Local(name).next_hop()
+        }
         domain => match relay() {
             Some(relay) => Hop::Relay(relay).next_hop(),
             None => Hop::Mx(&domain.to_string()).next_hop(),
@@ -103,4 +108,99 @@ fn next_hop(address: &Mailbox, responsible: Option<&str>, index: &DomainIndex) -
 
 fn retry_max_age(index: &DomainIndex, domain: &str) -> Option<Duration> {
     index.hosted(domain)?.spec.outbound.as_ref()?.retry.as_ref()?.max_age
+}
+
+#[cfg(test)]
+mod tests {
+    use smtp::ReversePath;
+
+    use super::*;
+
+    fn index(specs: &[&str]) -> DomainIndex {
+        let folder = tempfile::tempdir().unwrap();
+        for (number, spec) in specs.iter().enumerate() {
+            let resource = format!(
+                "{{apiVersion: mail.packetboat.dev/v1alpha1, kind: MailDomain, \
+                 metadata: {{name: d{number}}}, spec: {{{spec}}}}}"
+            );
+            std::fs::write(folder.path().join(format!("{number}.yaml")), resource).unwrap();
+        }
+        let wanted = domains::SecretsWanted { submission_users: false, signing_keys: false };
+        domains::load_folder(folder.path(), wanted).unwrap()
+    }
+
+    fn planned(index: &DomainIndex, origin: Origin, from: &str, to: &[&str]) -> Vec<(String, Vec<String>)> {
+        let envelope = Envelope {
+            reverse_path: from.parse::<ReversePath>().unwrap(),
+            recipients: to.iter().map(|recipient| recipient.parse().unwrap()).collect(),
+            smtputf8: false,
+            eight_bit: false,
+            user: None,
+            origin,
+        };
+        let planner = Planner { recipients_per_entry: 2, max_age: Duration::from_secs(7) };
+        let entries = planner.plan(&envelope, index).into_iter();
+        entries
+            .map(|entry| {
+                let recipients = entry.recipients.iter().map(|recipient| recipient.address.to_string());
+                (format!("{} {}s", entry.next_hop, entry.max_age.as_secs()), recipients.collect())
+            })
+            .collect()
+    }
+
+    fn entry(next_hop: &str, recipients: &[&str]) -> (String, Vec<String>) {
+        (next_hop.to_owned(), recipients.iter().map(|recipient| (*recipient).to_owned()).collect())
+    }
+
+    const HOSTED: &str = "domain: a.example, inbound: {recipients: {mode: AcceptAll, \
+        aliases: {sales: [x, y@b.example]}}, route: {maildir: {path: m}}}, \
+        outbound: {relay: 'smart.example:25', retry: {maxAge: 1m}}";
+
+    #[test]
+    fn recipients_are_gathered_by_next_hop_in_entries_of_limited_size() {
+        let to = ["1@b.example", "1@a.example", "2@b.example", "1@b.example", "3@b.example", "1@[192.0.2.1]"];
+        let plan = planned(&index(&[HOSTED]), Origin::Mx, "s@c.example", &to);
+        assert_eq!(
+            plan,
+            [
+                entry("mx:b.example 7s", &["1@b.example", "2@b.example"]),
+                entry("local:a.example 7s", &["1@a.example"]),
+                entry("mx:b.example 7s", &["3@b.example"]),
+                entry("mx:[192.0.2.1] 7s", &["1@[192.0.2.1]"]),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_domain_sends_or_forwards_goes_by_its_relay_and_its_time() {
+        let index = index(&[HOSTED]);
+        assert_eq!(
+            planned(&index, Origin::Submission, "s@a.example", &["1@b.example", "1@a.example"]),
+            [
+                entry("relay:smart.example:25 60s", &["1@b.example"]),
+                entry("local:a.example 60s", &["1@a.example"]),
+            ]
+        );
+        assert_eq!(
+            planned(&index, Origin::Mx, "s@c.example", &["sales@a.example"]),
+            [
+                entry("local:a.example 7s", &["x@a.example"]),
+                entry("relay:smart.example:25 7s", &["y@b.example"]),
+            ]
+        );
+        // A forged sender does not get to use it.
+        assert_eq!(
+            planned(&index, Origin::Mx, "s@a.example", &["1@b.example"]),
+            [entry("mx:b.example 7s", &["1@b.example"])]
+        );
+    }
+
+    #[test]
+    fn next_hops_survive_their_text() {
+        for text in ["local:a.example", "mx:[IPv6:2001:db8::1]", "relay:[::1]:25"] {
+            let next_hop = NextHop(text.to_owned());
+            assert_eq!(Hop::parse(&next_hop).map(Hop::next_hop), Some(next_hop.clone()));
+        }
+        assert_eq!(Hop::parse(&NextHop("carrier pigeon".into())), None);
+    }
 }

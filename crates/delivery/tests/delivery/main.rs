@@ -23,6 +23,7 @@ mod quarantined_mail_gets_no_bounce;
 mod relay_takes_what_a_domain_sends;
 mod remote_server_takes_a_message;
 mod retry_then_success;
+mod route_change_takes_effect;
 mod second_accept_is_answered_as_the_first;
 mod slow_next_hop_stalls_no_other;
 mod store_outage_is_survived;

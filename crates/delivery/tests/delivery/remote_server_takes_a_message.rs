@@ -24,3 +24,14 @@ async fn a_hosted_domain_may_lie_behind_lmtp() -> Result<()> {
     sink.wait_for("to the store", SOON).await?;
     site.settled().await
 }
+
+#[tokio::test]
+async fn mail_for_a_domain_that_only_sends_here_goes_to_its_mail_exchanger() -> Result<()> {
+    let sink = Sink::smtp().await?;
+    let mut plan = Plan::default().exchanger("example.org", sink.address());
+    plan.domains.push("domain: example.org\noutbound: {retry: {maxAge: 1h}}".to_owned());
+    let site = plan.start().await?;
+    site.deliver("a@example.com", &["b@example.org"], "not for us").await?;
+    sink.wait_for("not for us", SOON).await?;
+    site.settled().await
+}

@@ -132,14 +132,19 @@ async fn load(folder: &Path, specs: &[String], shutdown: &CancellationToken) -> 
     let folder = folder.join("domains");
     std::fs::create_dir(&folder)?;
     for (number, spec) in specs.iter().enumerate() {
-        let spec = spec.replace('\n', "\n  ");
-        let resource = format!(
-            "apiVersion: mail.packetboat.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: domain-{number}}}\nspec:\n  {spec}\n"
-        );
-        std::fs::write(folder.join(format!("{number}.yaml")), resource)?;
+        declare(&folder, number, spec)?;
     }
     let wanted = domains::SecretsWanted { submission_users: false, signing_keys: false };
     Ok(domains::watch_folder(&folder, wanted, shutdown.clone()).await?)
+}
+
+fn declare(folder: &Path, number: usize, spec: &str) -> std::io::Result<()> {
+    let spec = spec.replace('\n', "\n  ");
+    let resource = format!(
+        "apiVersion: mail.packetboat.dev/v1alpha1\nkind: MailDomain\n\
+         metadata: {{name: domain-{number}}}\nspec:\n  {spec}\n"
+    );
+    std::fs::write(folder.join(format!("{number}.yaml")), resource)
 }
 
 impl Site {
@@ -172,6 +177,11 @@ impl Site {
     pub(crate) async fn entries(&self) -> Result<Vec<Entry>> {
         let page = self.queue.list(ListFilter { limit: 1000, ..ListFilter::default() }).await?;
         Ok(page.entries.into_iter().map(|(entry, _)| entry).collect())
+    }
+
+    /// Declares the first domain anew.
+    pub(crate) fn redeclare(&self, spec: &str) -> Result<()> {
+        Ok(declare(&self.folder.path().join("domains"), 0, spec)?)
     }
 
     /// Waits until nothing is queued.
