@@ -53,14 +53,6 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         shard.insert(key, (value, until));
     }
 
-    pub(crate) fn remove<Q>(&self, key: &Q) -> Option<V>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        self.shard(key).remove(key).map(|(value, _)| value)
-    }
-
     fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> MutexGuard<'_, Shard<K, V>> {
         let at = self.hasher.hash_one(key) as usize % SHARDS;
         // A panic elsewhere cannot have left a map half changed.
@@ -82,8 +74,6 @@ mod tests {
         cache.insert("future".into(), 2, now + Duration::from_secs(60));
         assert_eq!(cache.get("past"), None);
         assert_eq!(cache.get("future"), Some(2));
-        assert_eq!(cache.remove("future"), Some(2));
-        assert_eq!(cache.get("future"), None);
     }
 
     #[test]

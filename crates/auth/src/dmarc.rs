@@ -9,7 +9,7 @@ use smtp::{Domain, Mailbox};
 
 use crate::client::{SpfCheck, SpfResult};
 use crate::dkim::{DkimCheck, DkimResult};
-use crate::dns::{Dns, TemporaryFailure, TxtRecords};
+use crate::dns::{Dns, TemporaryFailure};
 
 use record::Alignment;
 pub use record::Policy;
@@ -211,5 +211,5 @@ fn is_within(name: &str, domain: &str) -> bool {
 
 /// Whether a name exists (RFC 8020). One that could not be looked up is taken to exist: the milder view.
 async fn exists(dns: &Dns, name: &str) -> bool {
-    !matches!(dns.txt(name).await.map(|answer| answer.records), Ok(TxtRecords::NoSuchName))
+    !dns.txt(name).await.is_ok_and(|answer| answer.no_such_name)
 }

@@ -11,66 +11,68 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
-use mail_auth::{MX, MessageAuthenticator, RecordSet, ResolverCache, Txt};
+use mail_auth::MessageAuthenticator;
 
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::dmarc::Record;
 use crate::error::SetupError;
 use crate::keys::{Key, KeyFault};
+use crate::spf::Published;
 
 /// No answer: it says nothing about the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("temporary DNS failure")]
 pub(crate) struct TemporaryFailure;
 
-/// The TXT records of a name.
-#[derive(Debug, Clone)]
-pub(crate) enum TxtRecords {
-    /// The strings of each record, joined.
-    Found(Arc<[Vec<u8>]>),
-    /// The name exists and has none.
-    Empty,
-    /// NXDOMAIN.
-    NoSuchName,
-}
-
-/// TXT records, and until when they may be kept.
-#[derive(Debug, Clone)]
-pub(crate) struct TxtAnswer {
-    pub(crate) records: TxtRecords,
+/// The records of one type that a name has.
+#[derive(Debug)]
+pub(crate) struct Answer<T> {
+    records: Arc<[T]>,
+    /// NXDOMAIN: there is nothing of any type.
+    pub(crate) no_such_name: bool,
+    /// How long this may be remembered.
     pub(crate) until: Instant,
 }
 
-impl TxtAnswer {
-    /// The records there are.
-    pub(crate) fn found(&self) -> &[Vec<u8>] {
-        match &self.records {
-            TxtRecords::Found(records) => records,
-            TxtRecords::Empty | TxtRecords::NoSuchName => &[],
-        }
+impl<T> Clone for Answer<T> {
+    fn clone(&self) -> Self {
+        Self { records: self.records.clone(), ..*self }
     }
 }
 
+impl<T> Answer<T> {
+    /// The records there are.
+    pub(crate) fn found(&self) -> &[T] {
+        &self.records
+    }
+
+    fn none(no_such_name: bool, until: Instant) -> Self {
+        Self { records: Arc::new([]), no_such_name, until }
+    }
+}
+
+type Answers<T> = Cache<Box<str>, Answer<T>>;
+
 /// What is asked and kept.
 pub(crate) struct Dns {
-    /// mail-auth's own look-ups go through the same resolver.
+    /// Verifies signatures with keys that are given to it; it asks nothing itself.
     pub(crate) authenticator: MessageAuthenticator,
     pub(crate) caches: Caches,
-    txt: Cache<Box<str>, TxtAnswer>,
+    resolver: TokioResolver,
+    txt: Answers<Vec<u8>>,
+    mx: Answers<String>,
+    v4: Answers<Ipv4Addr>,
+    v6: Answers<Ipv6Addr>,
+    ptr: Answers<String>,
     deadline: Duration,
     method_deadline: Duration,
     max_negative_ttl: Duration,
 }
 
-/// What has been read from answers. Of its own look-ups (MX, A, AAAA, PTR and the TXT of included SPF
-/// records) mail-auth keeps no denials: these stay in the resolver's cache.
+/// What has been read from answers, by the name that was asked for.
 pub(crate) struct Caches {
-    pub(crate) txt: Cache<Box<str>, Txt>,
-    pub(crate) mx: Cache<Box<str>, RecordSet<MX>>,
-    pub(crate) v4: Cache<Box<str>, RecordSet<Ipv4Addr>>,
-    pub(crate) v6: Cache<Box<str>, RecordSet<Ipv6Addr>>,
-    pub(crate) ptr: Cache<IpAddr, RecordSet<Box<str>>>,
+    pub(crate) spf: Cache<Box<str>, Published>,
     pub(crate) keys: Cache<Box<str>, Result<Arc<Key>, KeyFault>>,
     pub(crate) dmarc: Cache<Box<str>, Option<Arc<Record>>>,
 }
@@ -88,26 +90,18 @@ impl Dns {
             .map_err(SetupError::Resolver)?;
         let size = config.dns_cache_size;
         Ok(Self {
-            authenticator: MessageAuthenticator(resolver),
-            caches: Caches {
-                txt: Cache::new(size),
-                mx: Cache::new(size),
-                v4: Cache::new(size),
-                v6: Cache::new(size),
-                ptr: Cache::new(size),
-                keys: Cache::new(size),
-                dmarc: Cache::new(size),
-            },
+            authenticator: MessageAuthenticator(resolver.clone()),
+            caches: Caches { spf: Cache::new(size), keys: Cache::new(size), dmarc: Cache::new(size) },
+            resolver,
             txt: Cache::new(size),
+            mx: Cache::new(size),
+            v4: Cache::new(size),
+            v6: Cache::new(size),
+            ptr: Cache::new(size),
             deadline: config.dns_deadline,
             method_deadline: config.method_deadline,
             max_negative_ttl: config.dns_max_negative_ttl,
         })
-    }
-
-    /// The end of one look-up.
-    pub(crate) fn deadline(&self) -> Duration {
-        self.deadline
     }
 
     /// The end of one method with all its look-ups.
@@ -115,44 +109,101 @@ impl Dns {
         self.method_deadline
     }
 
-    /// The TXT records of a full name, in lower case; a name that the DNS cannot hold does not exist.
-    pub(crate) async fn txt(&self, name: &str) -> Result<TxtAnswer, TemporaryFailure> {
-        if let Some(known) = self.txt.get(name) {
-            return Ok(known);
+    /// The TXT records of a full name in lower case, the strings of each joined.
+    pub(crate) async fn txt(&self, name: &str) -> Result<Answer<Vec<u8>>, TemporaryFailure> {
+        let read = |data: &RData| match data {
+            RData::TXT(txt) => Some(txt.txt_data.concat()),
+            _ => None,
+        };
+        self.ask(&self.txt, name, RecordType::TXT, read).await
+    }
+
+    /// The mail exchangers of a name.
+    pub(crate) async fn mx(&self, name: &str) -> Result<Answer<String>, TemporaryFailure> {
+        let read = |data: &RData| match data {
+            RData::MX(mx) => Some(text(&mx.exchange)),
+            _ => None,
+        };
+        self.ask(&self.mx, name, RecordType::MX, read).await
+    }
+
+    /// The IPv4 addresses of a name.
+    pub(crate) async fn v4(&self, name: &str) -> Result<Answer<Ipv4Addr>, TemporaryFailure> {
+        let read = |data: &RData| match data {
+            RData::A(address) => Some(address.0),
+            _ => None,
+        };
+        self.ask(&self.v4, name, RecordType::A, read).await
+    }
+
+    /// The IPv6 addresses of a name.
+    pub(crate) async fn v6(&self, name: &str) -> Result<Answer<Ipv6Addr>, TemporaryFailure> {
+        let read = |data: &RData| match data {
+            RData::AAAA(address) => Some(address.0),
+            _ => None,
+        };
+        self.ask(&self.v6, name, RecordType::AAAA, read).await
+    }
+
+    /// The names of an address.
+    pub(crate) async fn ptr(&self, ip: IpAddr) -> Result<Answer<String>, TemporaryFailure> {
+        let read = |data: &RData| match data {
+            RData::PTR(name) => Some(text(name)),
+            _ => None,
+        };
+        self.ask(&self.ptr, &text(&Name::from(ip)), RecordType::PTR, read).await
+    }
+
+    /// Asks, unless the answer is known. A name that the DNS cannot hold does not exist.
+    async fn ask<T>(
+        &self,
+        known: &Answers<T>,
+        name: &str,
+        record_type: RecordType,
+        read: impl Fn(&RData) -> Option<T>,
+    ) -> Result<Answer<T>, TemporaryFailure> {
+        if let Some(answer) = known.get(name) {
+            return Ok(answer);
         }
-        let Ok(mut full) = Name::from_str_relaxed(name) else {
-            return Ok(TxtAnswer { records: TxtRecords::NoSuchName, until: Instant::now() });
+        let labels = name.split('.').map(str::as_bytes);
+        let Ok(mut full) = Name::from_labels(labels) else {
+            return Ok(Answer::none(true, Instant::now()));
         };
         full.set_fqdn(true);
-        let asked = self.authenticator.0.lookup(full, RecordType::TXT);
-        let (records, until) = match tokio::time::timeout(self.deadline, asked).await {
+        let asked = self.resolver.lookup(full, record_type);
+        let answer = match tokio::time::timeout(self.deadline, asked).await {
             Ok(Ok(lookup)) => {
-                let strings = lookup.answers().iter().filter_map(|record| match &record.data {
-                    RData::TXT(txt) => Some(txt.txt_data.concat()),
-                    _ => None,
-                });
-                (TxtRecords::Found(strings.collect()), lookup.valid_until())
+                let records = lookup.answers().iter().filter_map(|record| read(&record.data));
+                Answer { records: records.collect(), no_such_name: false, until: lookup.valid_until() }
             }
             Ok(Err(error)) => match &error {
                 NetError::Dns(DnsError::NoRecordsFound(none)) => {
                     let ttl = Duration::from_secs(none.negative_ttl.unwrap_or(0).into());
-                    let records =
-                        if error.is_nx_domain() { TxtRecords::NoSuchName } else { TxtRecords::Empty };
-                    (records, Instant::now() + ttl.min(self.max_negative_ttl))
+                    let until = Instant::now() + ttl.min(self.max_negative_ttl);
+                    Answer::none(error.is_nx_domain(), until)
                 }
-                _ => return Err(temporary(name, &error)),
+                _ => return Err(temporary(name, record_type, &error)),
             },
-            Err(elapsed) => return Err(temporary(name, &elapsed)),
+            Err(elapsed) => return Err(temporary(name, record_type, &elapsed)),
         };
-        let answer = TxtAnswer { records, until };
-        self.txt.insert(name.into(), answer.clone(), until);
+        known.insert(name.into(), answer.clone(), answer.until);
         Ok(answer)
     }
 }
 
-fn temporary(name: &str, cause: &(dyn std::error::Error + 'static)) -> TemporaryFailure {
+/// A name in lower case, without the dot at its end.
+fn text(name: &Name) -> String {
+    let text = name.to_ascii().to_ascii_lowercase();
+    text.strip_suffix('.').map_or(text.clone(), str::to_owned)
+}
+
+fn temporary(
+    name: &str,
+    record_type: RecordType,
+    cause: &(dyn std::error::Error + 'static),
+) -> TemporaryFailure {
     metrics::counter!("packetboat_auth_dns_failures_total").increment(1);
-    tracing::debug!(name, cause, "look-up got no answer");
+    tracing::debug!(name, %record_type, cause, "look-up got no answer");
     TemporaryFailure
 }
 
@@ -175,26 +226,4 @@ fn options(config: &Config) -> ResolverOpts {
     options.negative_max_ttl = Some(config.dns_max_negative_ttl);
     options.try_tcp_on_error = true;
     options
-}
-
-impl<K: std::hash::Hash + Eq + Clone, V: Clone> ResolverCache<K, V> for Cache<K, V> {
-    fn get<Q>(&self, key: &Q) -> Option<V>
-    where
-        K: std::borrow::Borrow<Q>,
-        Q: std::hash::Hash + Eq + ?Sized,
-    {
-        Self::get(self, key)
-    }
-
-    fn remove<Q>(&self, key: &Q) -> Option<V>
-    where
-        K: std::borrow::Borrow<Q>,
-        Q: std::hash::Hash + Eq + ?Sized,
-    {
-        Self::remove(self, key)
-    }
-
-    fn insert(&self, key: K, value: V, until: Instant) {
-        Self::insert(self, key, value, until);
-    }
 }

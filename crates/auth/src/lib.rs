@@ -5,12 +5,13 @@
 //! the [`Verification`] becomes an `Authentication-Results` field ([`Verification::render`]).
 //! [`Signer`]s sign what a [`Scan`] has seen.
 //!
-//! What is mail-auth's: the evaluation of SPF records, the cryptography and header canonicalisation of
-//! DKIM, the ARC chain, iprev. What is done here, because mail-auth 0.13.3 does it otherwise than the
-//! RFCs or this project want: the split of the header section, body canonicalisation (its relaxed form
-//! is wrong where a body ends in lines of white space), the conditions a DKIM signature must meet
-//! before it counts, and DMARC (it does not know `pct`, drops records with a faulty optional tag, and
-//! takes the first of several records). All DNS goes through [`dns`], with its limits and cache.
+//! What is mail-auth's: the form and the cryptography of DKIM signatures and keys, header
+//! canonicalisation, the ARC chain. What is done here, because mail-auth 0.13.3 does it otherwise than
+//! the RFCs or this project want: the split of the header section; body canonicalisation (its relaxed
+//! form is wrong where a body ends in lines of white space); the conditions a DKIM signature must meet
+//! before it counts; SPF (see [`spf`]); and DMARC (it does not know `pct`, drops records with a faulty
+//! optional tag, and takes the first of several records). All DNS goes through [`dns`], with its limits
+//! and its memory.
 
 mod arc;
 mod body;
@@ -26,6 +27,7 @@ mod forged;
 mod keys;
 mod results;
 mod sign;
+mod spf;
 mod tags;
 mod verify;
 

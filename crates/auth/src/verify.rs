@@ -14,7 +14,6 @@ use crate::error::SetupError;
 /// Authenticates messages. One serves all of them, with one cache of what the DNS said.
 pub struct Authenticator {
     dns: Dns,
-    host: String,
     max_signatures: usize,
 }
 
@@ -32,21 +31,20 @@ pub struct Verification {
 }
 
 impl Authenticator {
-    /// An authenticator at the host of this name. It looks nothing up yet.
+    /// An authenticator of these settings. It looks nothing up yet.
     ///
     /// # Errors
     /// When the system's name servers are wanted and cannot be read.
-    pub fn new(config: &Config, host: impl Into<String>) -> Result<Self, SetupError> {
+    pub fn new(config: &Config) -> Result<Self, SetupError> {
         let max_signatures = config.max_signatures;
-        Ok(Self { dns: Dns::new(config)?, host: host.into(), max_signatures })
+        Ok(Self { dns: Dns::new(config)?, max_signatures })
     }
 
     /// Checks who sends: SPF and iprev, at once. It ends within the deadlines of the settings; what
     /// the DNS did not answer by then is a temporary error.
     pub async fn check_client(&self, client: &Client) -> ClientCheck {
         let client = Client { ip: client.ip.to_canonical(), ..client.clone() };
-        let (spf, iprev) =
-            tokio::join!(client::spf(&self.dns, &client, &self.host), client::iprev(&self.dns, client.ip));
+        let (spf, iprev) = tokio::join!(client::spf(&self.dns, &client), client::iprev(&self.dns, client.ip));
         ClientCheck { spf, iprev }
     }
 

@@ -48,7 +48,7 @@ pub fn build(config: Config, deps: Deps) -> Result<VerifierService, BuildError> 
         return Err(BuildError::NoHostName);
     }
     Ok(VerifierService {
-        authenticator: Authenticator::new(&config.auth, config.authserv_id.clone())?,
+        authenticator: Authenticator::new(&config.auth)?,
         memory: Memory::new(config.max_held_octets),
         signers: Signers::default(),
         domains: deps.domains,

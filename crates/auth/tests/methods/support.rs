@@ -7,8 +7,6 @@ use bytes::Bytes;
 use message::header::Limits;
 use testkit::dns::DnsServer;
 
-pub(crate) const HOST: &str = "mx.receiver.test";
-
 pub(crate) struct Judge {
     pub(crate) dns: DnsServer,
     pub(crate) authenticator: Authenticator,
@@ -24,7 +22,7 @@ impl Judge {
             dns_deadline: Duration::from_secs(1),
             ..Config::default()
         };
-        let authenticator = Authenticator::new(&config, HOST).unwrap();
+        let authenticator = Authenticator::new(&config).unwrap();
         Self { dns, authenticator }
     }
 
