@@ -108,7 +108,10 @@ impl Reader<'_> {
                 Some(b'@') if words == 1 => break,
                 Some(b'@') => return Err("an @ stands outside an address"),
                 Some(b'"') => self.quoted_string()?,
-                Some(byte) if is_phrase(*byte) => self.take_while(is_phrase),
+                // No phrase may hold brackets, many do, and there is no second reading of them.
+                Some(byte) if is_phrase(*byte) || b"[]".contains(byte) => {
+                    self.take_while(|byte| is_phrase(byte) || b"[]".contains(&byte));
+                }
                 Some(b':' | b';') => return Err("a group stands in place of a mailbox"),
                 Some(b',') | None => return Err("a mailbox has no address"),
                 Some(_) => return Err("a character may not stand where it does"),
@@ -221,6 +224,7 @@ mod tests {
             ("From: =?utf-8?q?c=40d?= <a@b.example>", "a@b.example"),
             ("From: a@b.example (Name (nested))", "a@b.example"),
             ("From: Name\r\n <a@b.example>", "a@b.example"),
+            ("From: [List] Name[1]<a@b.example>", "a@b.example"),
             ("From: J\u{fc}rgen <j@b\u{fc}cher.example>", "j@xn--bcher-kva.example"),
             ("From: \"a b\"@b.example", "\"a b\"@b.example"),
             ("fRoM: a@[192.0.2.1]", "a@[192.0.2.1]"),
@@ -248,6 +252,8 @@ mod tests {
             "From: group: a@b.example;",
             "From: Name, Inc <a@b.example>",
             "From: a(x)@b.example",
+            "From: [a]@b.example",
+            "From: []@b.example",
             "From: a@(x)b.example",
             "From: a @b.example",
             "From: <a@b.example",
