@@ -77,6 +77,16 @@ pub struct SubmissionUser {
     pub owned_addresses: Vec<String>,
 }
 
+/// Whether `owned`, an address or `@domain`, covers a mailbox. Local parts of hosted domains are
+/// compared without regard to case, as everywhere here.
+#[must_use]
+pub fn owns(owned: &str, mailbox: &Mailbox) -> bool {
+    if let Some(domain) = owned.strip_prefix('@') {
+        return domain.parse::<Domain>().is_ok_and(|domain| domain == *mailbox.domain());
+    }
+    owned.parse::<Mailbox>().is_ok_and(|owned| same(&owned, mailbox))
+}
+
 /// Whether a recipient is ours, and exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecipientStanding {
@@ -113,6 +123,11 @@ impl DomainIndex {
     #[must_use]
     pub fn user(&self, login: &str) -> Option<&Arc<SubmissionUser>> {
         self.users.get(&login.to_lowercase())
+    }
+
+    /// All users, in no order.
+    pub fn users(&self) -> impl Iterator<Item = &Arc<SubmissionUser>> {
+        self.users.values()
     }
 
     /// Whether a recipient is ours, and exists.

@@ -11,7 +11,7 @@ pub mod types;
 mod validate;
 
 pub use folder::{LoadError, Problem, SecretsWanted, load_folder, watch_folder};
-pub use index::{DomainIndex, Domains, HostedDomain, RecipientStanding, SubmissionUser};
+pub use index::{DomainIndex, Domains, HostedDomain, RecipientStanding, SubmissionUser, owns};
 pub use key::{KeyError, SigningKey};
 pub use types::{Algorithm, MailDomain, MailDomainSpec, OnReject, RecipientMode, Route};
 

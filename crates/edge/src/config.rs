@@ -58,8 +58,18 @@ pub struct Limits {
     pub max_message_bytes: u64,
     /// The longest line of a message, in octets.
     pub max_line_bytes: usize,
+    /// Failed authentications from one address (an IPv6 /64 counts as one) within `auth_window`; further
+    /// attempts are put off, right or wrong. A single login is put off after ten times as many.
+    pub max_auth_failures: u32,
+    /// How long a failed authentication counts.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub auth_window: Duration,
     /// `Received` fields of a message before it is taken for a loop (RFC 5321 §6.3).
     pub max_hops: usize,
+    /// How long the greeting waits for a client that talks before it was spoken to (RFC 5321 §4.3.1),
+    /// on `mx` listeners; such a client is refused. At zero only what is there already is seen.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub greet_pause: Duration,
     /// A whole command line must come within this (RFC 5321 §4.5.3.2.7).
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub command_timeout: Duration,
@@ -87,7 +97,10 @@ impl Default for Limits {
             max_errors: 20,
             max_message_bytes: 64 * 1024 * 1024,
             max_line_bytes: 64 * 1024,
+            max_auth_failures: 20,
+            auth_window: Duration::from_secs(600),
             max_hops: 100,
+            greet_pause: Duration::ZERO,
             command_timeout: Duration::from_secs(300),
             data_timeout: Duration::from_secs(180),
             session_timeout: Duration::from_secs(3600),

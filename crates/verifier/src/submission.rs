@@ -169,7 +169,7 @@ fn entitled(header: &Header, begin: &SignBegin) -> Result<Mailbox, Verdict> {
         return Ok(writer);
     }
     let check = |field: &str, mailbox: &Mailbox| {
-        if begin.owned_addresses.iter().any(|owned| owns(owned, mailbox)) {
+        if begin.owned_addresses.iter().any(|owned| domains::owns(owned, mailbox)) {
             return Ok(());
         }
         let text = format!("You may not write as {mailbox}, which is in {field}; use an address of your own");
@@ -184,18 +184,6 @@ fn entitled(header: &Header, begin: &SignBegin) -> Result<Mailbox, Verdict> {
         }
     }
     Ok(writer)
-}
-
-/// Whether `owned`, an address or `@domain`, covers a mailbox. Local parts of hosted domains are
-/// compared without regard to case, as everywhere here.
-fn owns(owned: &str, mailbox: &Mailbox) -> bool {
-    if let Some(domain) = owned.strip_prefix('@') {
-        return domain.parse::<Domain>().is_ok_and(|domain| domain == *mailbox.domain());
-    }
-    owned.parse::<Mailbox>().is_ok_and(|owned| {
-        owned.domain() == mailbox.domain()
-            && owned.local_part().to_lowercase() == mailbox.local_part().to_lowercase()
-    })
 }
 
 #[cfg(test)]
