@@ -44,6 +44,24 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Tells whether the settings can be used, without using them.
+    ///
+    /// # Errors
+    /// With the first that cannot.
+    pub fn check(&self) -> Result<(), TelemetryError> {
+        if !(0.0..=1.0).contains(&self.sample_ratio) {
+            return Err(TelemetryError::SampleRatio(self.sample_ratio));
+        }
+        self.filter().map(drop)
+    }
+
+    fn filter(&self) -> Result<EnvFilter, TelemetryError> {
+        EnvFilter::try_new(&self.log_filter)
+            .map_err(|cause| TelemetryError::Filter { filter: self.log_filter.clone(), cause })
+    }
+}
+
 /// Why telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -58,6 +76,9 @@ pub enum TelemetryError {
         #[source]
         cause: tracing_subscriber::filter::ParseError,
     },
+    /// `telemetry.sample_ratio` is no share.
+    #[error("telemetry.sample_ratio {0} must lie between 0 and 1")]
+    SampleRatio(f64),
     /// `telemetry.otlp` cannot be used.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -80,14 +101,14 @@ impl Telemetry {
     /// # Errors
     /// When a setting is unusable, or this is the second call in the process.
     pub fn install(config: &Config, role: &str) -> Result<Self, TelemetryError> {
+        config.check()?;
         let metrics = Metrics::install().map_err(|_| TelemetryError::Twice)?;
         let exporter = match &config.otlp {
             Some(endpoint) => Some(export::Exporter::new(endpoint, config.sample_ratio, role)?),
             None => None,
         };
         let spans = exporter.as_ref().map(export::Exporter::layer::<Registry>);
-        let filter = EnvFilter::try_new(&config.log_filter)
-            .map_err(|cause| TelemetryError::Filter { filter: config.log_filter.clone(), cause })?;
+        let filter = config.filter()?;
         let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let logs = match config.log_format {
             LogFormat::Text => format.boxed(),
