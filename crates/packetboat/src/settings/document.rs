@@ -132,7 +132,9 @@ impl Node {
                 let place = error.location().map_or(Place::File, Place::from);
                 // Without the excerpt of the file that follows: there may be a password in it.
                 let text = error.without_snippet().to_string();
-                Err(Unreadable { place, text: text.lines().next().unwrap_or_default().to_owned() })
+                let text = text.lines().next().unwrap_or_default();
+                let text = text.split(" at line ").next().unwrap_or_default().to_owned();
+                Err(Unreadable { place, text })
             }
         }
     }

@@ -192,6 +192,11 @@ impl Reader {
 
     /// All that was found, with the keys that nobody has taken.
     pub(super) fn finish(mut self) -> Vec<Problem> {
+        // Where nothing could be read, nothing else that is missing needs to be told.
+        if self.problems.iter().any(|problem| problem.key.is_empty()) {
+            self.problems.retain(|problem| problem.key.is_empty());
+            return self.problems;
+        }
         let unknown: Vec<String> =
             self.root.keys().map(|entry| entry.key.clone()).filter(|key| !self.taken.contains(key)).collect();
         let known: Vec<String> = self.taken.clone();
