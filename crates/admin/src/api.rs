@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn hosts_are_told_apart() {
-        for host in ["localhost", "localhost:8025", "127.0.0.1:8025", "[::1]:8025", "::1", "10.0.0.1"] {
+        for host in ["localhost", "localhost:8025", "127.0.0.1:8025", "[::1]:8025", "[::1]", "10.0.0.1"] {
             assert!(is_address_or_localhost(host), "{host}");
         }
         for host in ["", "evil.example", "evil.example:8025", "localhost.evil.example"] {

@@ -6,6 +6,8 @@
 mod export;
 mod metrics;
 
+use std::io::IsTerminal;
+
 use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -13,6 +15,9 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 pub use export::ExportError;
 pub use metrics::Metrics;
+
+/// What is logged unless told otherwise.
+const LOG_FILTER: &str = "info,fjall=warn,lsm_tree=warn";
 
 /// What the `telemetry:` section of the settings says.
 #[derive(Debug, Clone, Deserialize)]
@@ -24,7 +29,8 @@ pub struct Config {
     pub sample_ratio: f64,
     /// `text` for people or `json` for programs.
     pub log_format: LogFormat,
-    /// What is logged, in the syntax of `tracing_subscriber::EnvFilter`.
+    /// What is logged, in the syntax of `tracing_subscriber::EnvFilter`. Default: `info`, without the
+    /// chatter of the embedded store.
     pub log_filter: String,
 }
 
@@ -40,7 +46,7 @@ pub enum LogFormat {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { otlp: None, sample_ratio: 1.0, log_format: LogFormat::Text, log_filter: "info".to_owned() }
+        Self { otlp: None, sample_ratio: 1.0, log_format: LogFormat::Text, log_filter: LOG_FILTER.to_owned() }
     }
 }
 
@@ -109,7 +115,8 @@ impl Telemetry {
         };
         let spans = exporter.as_ref().map(export::Exporter::layer::<Registry>);
         let filter = config.filter()?;
-        let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let colours = std::io::stderr().is_terminal();
+        let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
         let logs = match config.log_format {
             LogFormat::Text => format.boxed(),
             LogFormat::Json => format.json().flatten_event(true).boxed(),
