@@ -30,7 +30,7 @@ pub(crate) enum Command {
     /// Look at the queue of a running process, and work on it
     Queue(Queue),
     /// Print the CustomResourceDefinitions for Kubernetes
-    Crds,
+    Crds(Crds),
 }
 
 #[derive(Debug, Args)]
@@ -50,6 +50,13 @@ pub(crate) struct Check {
     /// How to print what was found
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Crds {
+    /// Write each to a file of its own in this folder instead
+    #[arg(long, value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         Command::Delivery(file) => start::role(settings::Role::Delivery, &file.config),
         Command::Check(arguments) => check::run(&arguments),
         Command::Queue(arguments) => queue_command::run(&arguments),
-        Command::Crds => crds::print(),
+        Command::Crds(arguments) => crds::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -101,7 +101,7 @@ async fn a_check_without_an_answer_is_given_up() -> Result<()> {
 
 #[tokio::test]
 async fn metrics_are_prometheus_text() -> Result<()> {
-    metrics().await;
+    metrics().await?;
     metrics::counter!("packetboat_admin_test_total", "kind" => "a").increment(3);
     let server = Server::start("127.0.0.1:0", None, Vec::new()).await?;
     let (status, text) = server.get("/metrics").await?;

@@ -21,10 +21,10 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The metrics of this process, which can be set up once.
-pub(crate) async fn metrics() -> Metrics {
+pub(crate) async fn metrics() -> Result<Metrics> {
     static METRICS: OnceCell<Metrics> = OnceCell::const_new();
-    let install = async || Telemetry::install(&telemetry::Config::default(), "test").unwrap().metrics;
-    METRICS.get_or_init(install).await.clone()
+    let install = async || Ok(Telemetry::install(&telemetry::Config::default(), "test")?.metrics);
+    METRICS.get_or_try_init(install).await.cloned()
 }
 
 pub(crate) struct Server {
@@ -40,7 +40,7 @@ impl Server {
         checks: Vec<(String, Arc<dyn Check>)>,
     ) -> Result<Self> {
         let draining = CancellationToken::new();
-        let deps = Deps { metrics: metrics().await, queue, checks, draining: draining.clone() };
+        let deps = Deps { metrics: metrics().await?, queue, checks, draining: draining.clone() };
         let admin = Admin::bind(address.parse()?, deps).await?;
         let address = admin.address()?;
         let stop = CancellationToken::new();

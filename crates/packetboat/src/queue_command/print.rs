@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use comfy_table::{Table, presets};
 use jiff::Timestamp as Time;
-use message::envelope::{Recipient, Standing};
+use message::{Envelope, Recipient, Standing};
 use queue::{Entry, EntryState, Timestamp};
 
 use super::{Listed, Shown};
@@ -28,7 +28,7 @@ pub(super) fn listing(entries: &[Listed], first: bool, last: bool) {
     for Listed { entry, message } in entries {
         table.add_row([
             message.id.to_string(),
-            short(&message.envelope.reverse_path.to_string()),
+            short(&sender(&message.envelope)),
             short(&addresses(&entry.recipients)),
             short(&entry.next_hop.to_string()),
             short(&state(entry)),
@@ -43,7 +43,7 @@ pub(super) fn listing(entries: &[Listed], first: bool, last: bool) {
 pub(super) fn message(shown: Shown) {
     let Shown { message, entries } = shown;
     println!("message    {}", message.id);
-    println!("from       {}", plain(&message.envelope.reverse_path.to_string()));
+    println!("from       {}", plain(&sender(&message.envelope)));
     for recipient in &message.envelope.recipients {
         println!("to         {}", plain(&recipient.to_string()));
     }
@@ -68,6 +68,11 @@ pub(super) fn message(shown: Shown) {
             println!("recipient  {}", plain(&standing(recipient)));
         }
     }
+}
+
+/// The reverse-path; the null one as SMTP writes it.
+fn sender(envelope: &Envelope) -> String {
+    envelope.reverse_path.mailbox().map_or_else(|| "<>".to_owned(), ToString::to_string)
 }
 
 fn standing(recipient: &Recipient) -> String {
