@@ -9,7 +9,7 @@ use tls::ServerTls;
 use crate::command::{Check, Output};
 use crate::report;
 use crate::roles;
-use crate::settings::{Backend, Role, Settings};
+use crate::settings::{Backend, Problem, Role, Settings};
 
 /// What was found. As JSON it is for programs.
 #[derive(Debug, Default, Serialize)]
@@ -34,6 +34,13 @@ struct Finding {
     text: String,
 }
 
+impl From<Problem> for Finding {
+    fn from(problem: Problem) -> Self {
+        let location = Some(problem.location());
+        Self { location, key: Some(problem.key).filter(|key| !key.is_empty()), text: problem.text }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Lack {
     role: Role,
@@ -45,11 +52,7 @@ pub(crate) fn run(arguments: &Check) -> Result<()> {
     let mut report = Report::default();
     match Settings::load(&arguments.file.config) {
         Ok(settings) => report.check(&settings, arguments.role),
-        Err(problems) => report.problems.extend(problems.0.into_iter().map(|problem| Finding {
-            location: Some(problem.location()),
-            key: Some(problem.key).filter(|key| !key.is_empty()),
-            text: problem.text,
-        })),
+        Err(problems) => report.problems.extend(problems.0.into_iter().map(Finding::from)),
     }
     match arguments.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
@@ -94,9 +97,9 @@ impl Report {
         self.problems.push(Finding { location, key: None, text });
     }
 
-    /// Notes the failure of a step, if it failed.
-    fn attempt<T>(&mut self, step: Result<T>) -> Option<T> {
-        step.map_err(|error| self.found(None, report::one_line(&error))).ok()
+    /// Notes the failure of a step, if it failed, at the key that it hangs on.
+    fn attempt<T>(&mut self, settings: &Settings, key: &str, step: Result<T>) -> Option<T> {
+        step.map_err(|error| self.problems.push(settings.problem(key, report::one_line(&error)).into())).ok()
     }
 
     fn summarize(&mut self, what: &str, value: impl ToString) {
@@ -132,14 +135,13 @@ impl Report {
                     domains::Algorithm::RsaSha256 => auth::Algorithm::RsaSha256,
                     domains::Algorithm::Ed25519Sha256 => auth::Algorithm::Ed25519Sha256,
                 };
-                let signer = auth::Signer::new(&domain.name, &key.selector, algorithm, &key.private_key)
-                    .with_context(|| {
-                        format!(
-                            "the key of the selector {} of MailDomain {} cannot sign",
-                            key.selector, domain.resource
-                        )
-                    });
-                self.attempt(signer);
+                let signer = auth::Signer::new(&domain.name, &key.selector, algorithm, &key.private_key);
+                if let Err(error) = signer {
+                    let (selector, resource) = (&key.selector, &domain.resource);
+                    let text =
+                        format!("the key of the selector {selector} of MailDomain {resource} cannot sign: ");
+                    self.found(None, text + &report::one_line(&error.into()));
+                }
             }
         }
     }
@@ -163,7 +165,7 @@ impl Report {
         match &settings.tls.certificate {
             Some(certificate) => {
                 let loaded = ServerTls::load(&settings.tls, &settings.data_dir, &settings.hostname);
-                if self.attempt(loaded.map_err(anyhow::Error::new)).is_some() {
+                if self.attempt(settings, "tls", loaded.map_err(anyhow::Error::new)).is_some() {
                     self.summarize("certificate", certificate.display());
                 }
             }
@@ -177,10 +179,11 @@ impl Report {
                 settings.verifier.clone(),
                 verifier::Deps { domains: domains::Domains::fixed(DomainIndex::default()) },
             );
-            self.attempt(built.context("the verifier cannot be set up"));
+            self.attempt(settings, "verifier", built.context("the verifier cannot be set up"));
         }
         if self.has(&[Role::Delivery, Role::All]) {
-            self.attempt(dns::Resolver::new(settings.dns.clone()).context("the resolver cannot be set up"));
+            let resolver = dns::Resolver::new(settings.dns.clone());
+            self.attempt(settings, "dns", resolver.context("the resolver cannot be set up"));
             match settings.queue.backend {
                 Backend::Embedded => {
                     self.summarize("queue", format!("embedded in {}", settings.data_dir.display()))
@@ -197,7 +200,7 @@ impl Report {
                 self.summarize(&format!("{name}.endpoint"), wire.endpoints.join(", "));
             }
         }
-        self.attempt(roles::peer_tls(settings));
+        self.attempt(settings, "tls.peer", roles::peer_tls(settings));
         self.summarize("admin", settings.admin);
     }
 

@@ -25,6 +25,7 @@ use tls::{ClientTlsConfig, ServerTlsConfig};
 pub(crate) use reader::Problem;
 pub(crate) use sections::{Backend, PeerFiles, QueueSettings};
 
+use document::{Node, Path};
 use reader::Reader;
 
 /// Where the admin server listens unless told otherwise.
@@ -91,10 +92,11 @@ pub(crate) struct Wire {
 }
 
 /// All settings, checked. Paths are absolute or relative to the working folder.
-#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// The file they come from.
-    pub(crate) file: PathBuf,
+    file: PathBuf,
+    /// The file as it was read.
+    document: Node,
     /// EHLO name and authserv-id.
     pub(crate) hostname: String,
     /// Where the process keeps what must last.
@@ -116,6 +118,13 @@ pub(crate) struct Settings {
     pub(crate) delivery: delivery::Config,
     pub(crate) admin: SocketAddr,
     pub(crate) telemetry: telemetry::Config,
+}
+
+/// Says no more than the file's name: there may be passwords in it.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 /// Everything that is wrong with the settings.
@@ -150,10 +159,17 @@ impl Settings {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Problems> {
         let mut reader = Reader::new(file.to_owned(), environment, &SECTIONS);
-        let settings = sections::read(&mut reader, file);
+        let mut settings = sections::read(&mut reader, file);
         rules::check(&settings, &mut reader);
-        let problems = reader.finish();
+        let (problems, document) = reader.finish();
+        settings.document = document;
         if problems.is_empty() { Ok(settings) } else { Err(Problems(problems)) }
+    }
+
+    /// Something that is wrong with a key, as turned out when it was put to use.
+    pub(crate) fn problem(&self, key: &str, text: impl Into<String>) -> Problem {
+        let place = self.document.place_of_key(&Path::of(key));
+        Problem { file: self.file.clone(), place, key: key.to_owned(), text: text.into() }
     }
 
     /// What a role lacks: keys without which it cannot run.
@@ -181,12 +197,8 @@ impl Settings {
     /// # Errors
     /// One problem for each key that is missing.
     pub(crate) fn require(&self, role: Role) -> Result<(), Problems> {
-        let problem = |key: &str| Problem {
-            file: self.file.clone(),
-            place: document::Place::File,
-            key: key.to_owned(),
-            text: format!("the role {role} needs this key: {}", example(key)),
-        };
+        let problem =
+            |key| self.problem(key, format!("the role {role} needs this key, as in {}", example(key)));
         let problems: Vec<Problem> = self.lacks(role).into_iter().map(problem).collect();
         if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
     }
@@ -211,7 +223,7 @@ fn example(key: &str) -> &'static str {
 pub(crate) fn admin_address(file: &FilePath) -> Result<SocketAddr, Problems> {
     let mut reader = Reader::new(file.to_owned(), std::env::vars_os(), &SECTIONS);
     let address = sections::admin(&mut reader);
-    let wrong: Vec<Problem> = reader.finish().into_iter().filter(matters_to_admin).collect();
+    let wrong: Vec<Problem> = reader.finish().0.into_iter().filter(matters_to_admin).collect();
     if wrong.is_empty() { Ok(address) } else { Err(Problems(wrong)) }
 }
 

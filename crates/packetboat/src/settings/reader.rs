@@ -190,12 +190,12 @@ impl Reader {
         }
     }
 
-    /// All that was found, with the keys that nobody has taken.
-    pub(super) fn finish(mut self) -> Vec<Problem> {
+    /// All that was found, with the keys that nobody has taken; and the tree, to find places in.
+    pub(super) fn finish(mut self) -> (Vec<Problem>, Node) {
         // Where nothing could be read, nothing else that is missing needs to be told.
         if self.problems.iter().any(|problem| problem.key.is_empty()) {
             self.problems.retain(|problem| problem.key.is_empty());
-            return self.problems;
+            return (self.problems, self.root);
         }
         let unknown: Vec<String> =
             self.root.keys().map(|entry| entry.key.clone()).filter(|key| !self.taken.contains(key)).collect();
@@ -217,7 +217,7 @@ impl Reader {
             Place::Line(line, column) => (1, line, column),
             Place::Variable(_) => (2, 0, 0),
         });
-        self.problems
+        (self.problems, self.root)
     }
 }
 

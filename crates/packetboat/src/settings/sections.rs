@@ -8,7 +8,7 @@ use edge::config::{Kind, Listener};
 use edge::proxy::Network;
 use serde::Deserialize;
 
-use super::document::Path;
+use super::document::{Node, Path};
 use super::reader::{Reader, section};
 use super::{ADMIN, Settings, Wire};
 
@@ -178,6 +178,7 @@ pub(super) fn read(reader: &mut Reader, file: &FilePath) -> Settings {
     }
     Settings {
         file: file.to_owned(),
+        document: Node::default(),
         data_dir: base.join(data_dir),
         domains: base.join(domains),
         dns,

@@ -54,7 +54,7 @@ admin: {address: "127.0.0.1:8026"}
 telemetry: {otlp: "http://127.0.0.1:4317", log_format: json}
 "#;
     let settings = load(text, &[]).unwrap();
-    let base = settings.file.parent().unwrap().to_owned();
+    let base = settings.delivery.base_folder.clone();
     assert_eq!(settings.hostname, "mx.example.test");
     assert_eq!(settings.data_dir, base.join("./data"));
     assert_eq!(settings.domains, base.join("./domains"));
