@@ -4,6 +4,7 @@
 
 mod check;
 mod crds;
+mod peers;
 mod queue;
 mod roles;
 mod support;
