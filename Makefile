@@ -3,10 +3,13 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help tools lint test e2e
+.PHONY: help run tools lint test e2e crds
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## Start everything in one process with the sample configuration
+	$(CARGO) run --release --package packetboat -- all --config sample/packetboat.yaml
 
 tools: ## Install what the tests need (Debian 12)
 	@scripts/install-tools
@@ -22,3 +25,6 @@ test: tools ## Run the tests of all crates
 
 e2e: tools ## Run the scenarios that drive the binary
 	$(CARGO) test -p packetboat-tests
+
+crds: ## Write the CustomResourceDefinitions to k8s/crds
+	$(CARGO) run --quiet --package packetboat -- crds --folder k8s/crds

@@ -1,10 +1,12 @@
 //! The queue API: what is in the queue, and an operator's verbs.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::{ConnectInfo, Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use message::QueueId;
@@ -21,7 +23,36 @@ pub(crate) fn router(queue: Shared) -> Router {
         .route("/entries", get(entries))
         .route("/messages/{id}", get(show).delete(remove))
         .route("/messages/{id}/retry", post(retry))
+        .layer(from_fn(refuse_strangers))
         .with_state(queue)
+}
+
+/// Lets callers on this machine through, and nobody else. The whole of 127.0.0.0/8 would be too much:
+/// service meshes hand on what comes from afar from other addresses in it. The name asked for must not
+/// be a stranger's either, or a web page could have a browser on this machine ask for it.
+async fn refuse_strangers(
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let address = peer.ip().to_canonical();
+    let here = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].contains(&address);
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if here && is_address_or_localhost(host) {
+        return next.run(request).await;
+    }
+    tracing::warn!(%peer, host, "queue API request from elsewhere refused");
+    let text = "the queue API answers on its own machine only: run packetboat queue there";
+    Failure(StatusCode::FORBIDDEN, text.to_owned()).into_response()
+}
+
+/// Whether a `Host` field names an address or `localhost`, with or without a port.
+fn is_address_or_localhost(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_ok() => name,
+        _ => host,
+    };
+    name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 /// A failure as the caller sees it: `{"error": "one sentence"}`.
@@ -120,4 +151,19 @@ async fn remove(State(queue): State<Shared>, Path(id): Path<String>) -> Result<J
     }
     tracing::info!(queue_id = %id, entries, "operator removed entries");
     Ok(Json(Moved { entries }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_told_apart() {
+        for host in ["localhost", "localhost:8025", "127.0.0.1:8025", "[::1]:8025", "[::1]", "10.0.0.1"] {
+            assert!(is_address_or_localhost(host), "{host}");
+        }
+        for host in ["", "evil.example", "evil.example:8025", "localhost.evil.example"] {
+            assert!(!is_address_or_localhost(host), "{host}");
+        }
+    }
 }

@@ -1,29 +1,35 @@
 //! Health, readiness, metrics and the queue API, on a port apart from mail.
 //!
 //! `/healthz`, `/readyz` and `/metrics` are for probes and scrapers. `/api/v1/queue/…` is what
-//! `packetboat queue` speaks to; it is served on loopback addresses alone, for it knows no passwords.
+//! `packetboat queue` speaks to; it knows no passwords, so it answers callers on this machine alone.
 
 mod api;
+mod readiness;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::routing::get;
 use queue::Queue;
 use telemetry::Metrics;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use readiness::{QueueCheck, Readiness};
+
+pub use readiness::Check;
+
 /// What a process shows of itself.
 #[derive(Clone)]
 pub struct Deps {
     /// Its metrics.
     pub metrics: Metrics,
-    /// Its queue, where the role has one.
+    /// Its queue, where the role has one. It must answer before the process is ready.
     pub queue: Option<Arc<dyn Queue>>,
+    /// What else must be well before the process is ready, by name.
+    pub checks: Vec<(String, Arc<dyn Check>)>,
     /// Cancelled when the process begins to drain: it is no longer ready.
     pub draining: CancellationToken,
 }
@@ -52,28 +58,14 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Binds `address`. The queue API is left out when it is not a loopback address.
+    /// Binds `address`. Whatever that is, the queue API refuses callers on other machines.
     ///
     /// # Errors
     /// When the address cannot be bound.
     pub async fn bind(address: SocketAddr, deps: Deps) -> Result<Self, AdminError> {
         let listener =
             TcpListener::bind(address).await.map_err(|cause| AdminError::Bind { address, cause })?;
-        let mut router = Router::new()
-            .route("/healthz", get(|| async { "ok\n" }))
-            .route("/readyz", get(ready))
-            .route("/metrics", get(|State(deps): State<Deps>| async move { deps.metrics.render() }))
-            .with_state(deps.clone());
-        match deps.queue {
-            Some(queue) if address.ip().is_loopback() => {
-                router = router.nest("/api/v1/queue", api::router(queue));
-            }
-            Some(_) => {
-                tracing::info!(%address, "queue API left out: the admin address is not a loopback address")
-            }
-            None => {}
-        }
-        Ok(Self { listener, router })
+        Ok(Self { listener, router: router(deps) })
     }
 
     /// The bound address.
@@ -89,23 +81,27 @@ impl Admin {
     /// # Errors
     /// When the listener fails.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), AdminError> {
-        axum::serve(self.listener, self.router)
+        let service = self.router.into_make_service_with_connect_info::<SocketAddr>();
+        axum::serve(self.listener, service)
             .with_graceful_shutdown(shutdown.cancelled_owned())
             .await
             .map_err(AdminError::Serve)
     }
 }
 
-/// Ready means: mail can be taken now. A process that drains is not, nor one whose store is away.
-async fn ready(State(deps): State<Deps>) -> (StatusCode, String) {
-    if deps.draining.is_cancelled() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
+fn router(deps: Deps) -> Router {
+    let Deps { metrics, queue, mut checks, draining } = deps;
+    if let Some(queue) = &queue {
+        checks.insert(0, ("queue".to_owned(), Arc::new(QueueCheck(Arc::clone(queue)))));
     }
-    match &deps.queue {
-        Some(queue) => match queue.check().await {
-            Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
-            Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
-        },
-        None => (StatusCode::OK, "ready\n".to_owned()),
+    let readiness = Arc::new(Readiness::new(checks, draining));
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readiness::answer).with_state(readiness))
+        .route("/metrics", get(|State(metrics): State<Metrics>| async move { metrics.render() }))
+        .with_state(metrics);
+    match queue {
+        Some(queue) => router.nest("/api/v1/queue", api::router(queue)),
+        None => router,
     }
 }

@@ -208,7 +208,10 @@ impl Config {
     }
 
     /// Refuses settings under which nothing could be done.
-    pub(crate) fn validate(&self) -> Result<(), DeliveryError> {
+    ///
+    /// # Errors
+    /// With the first setting that cannot be used.
+    pub fn validate(&self) -> Result<(), DeliveryError> {
         let refuse = |setting, why: &str| Err(DeliveryError::Setting { setting, why: why.to_owned() });
         if let Err(error) = self.hostname.parse::<smtp::Domain>() {
             return refuse("hostname", &error.to_string());

@@ -6,6 +6,8 @@
 mod export;
 mod metrics;
 
+use std::io::IsTerminal;
+
 use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -13,6 +15,9 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 pub use export::ExportError;
 pub use metrics::Metrics;
+
+/// What is logged unless told otherwise.
+const LOG_FILTER: &str = "info,fjall=warn,lsm_tree=warn";
 
 /// What the `telemetry:` section of the settings says.
 #[derive(Debug, Clone, Deserialize)]
@@ -24,7 +29,8 @@ pub struct Config {
     pub sample_ratio: f64,
     /// `text` for people or `json` for programs.
     pub log_format: LogFormat,
-    /// What is logged, in the syntax of `tracing_subscriber::EnvFilter`.
+    /// What is logged, in the syntax of `tracing_subscriber::EnvFilter`. Default: `info`, without the
+    /// chatter of the embedded store.
     pub log_filter: String,
 }
 
@@ -40,7 +46,25 @@ pub enum LogFormat {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { otlp: None, sample_ratio: 1.0, log_format: LogFormat::Text, log_filter: "info".to_owned() }
+        Self { otlp: None, sample_ratio: 1.0, log_format: LogFormat::Text, log_filter: LOG_FILTER.to_owned() }
+    }
+}
+
+impl Config {
+    /// Tells whether the settings can be used, without using them.
+    ///
+    /// # Errors
+    /// With the first that cannot.
+    pub fn check(&self) -> Result<(), TelemetryError> {
+        if !(0.0..=1.0).contains(&self.sample_ratio) {
+            return Err(TelemetryError::SampleRatio(self.sample_ratio));
+        }
+        self.filter().map(drop)
+    }
+
+    fn filter(&self) -> Result<EnvFilter, TelemetryError> {
+        EnvFilter::try_new(&self.log_filter)
+            .map_err(|cause| TelemetryError::Filter { filter: self.log_filter.clone(), cause })
     }
 }
 
@@ -58,6 +82,9 @@ pub enum TelemetryError {
         #[source]
         cause: tracing_subscriber::filter::ParseError,
     },
+    /// `telemetry.sample_ratio` is no share.
+    #[error("telemetry.sample_ratio {0} must lie between 0 and 1")]
+    SampleRatio(f64),
     /// `telemetry.otlp` cannot be used.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -80,15 +107,16 @@ impl Telemetry {
     /// # Errors
     /// When a setting is unusable, or this is the second call in the process.
     pub fn install(config: &Config, role: &str) -> Result<Self, TelemetryError> {
+        config.check()?;
         let metrics = Metrics::install().map_err(|_| TelemetryError::Twice)?;
         let exporter = match &config.otlp {
             Some(endpoint) => Some(export::Exporter::new(endpoint, config.sample_ratio, role)?),
             None => None,
         };
         let spans = exporter.as_ref().map(export::Exporter::layer::<Registry>);
-        let filter = EnvFilter::try_new(&config.log_filter)
-            .map_err(|cause| TelemetryError::Filter { filter: config.log_filter.clone(), cause })?;
-        let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let filter = config.filter()?;
+        let colours = std::io::stderr().is_terminal();
+        let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
         let logs = match config.log_format {
             LogFormat::Text => format.boxed(),
             LogFormat::Json => format.json().flatten_event(true).boxed(),

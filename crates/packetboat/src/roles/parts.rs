@@ -1,0 +1,166 @@
+//! What roles are put together from.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use admin::{Admin, Check};
+use anyhow::{Context, Result};
+use delivery::outbound::Outbound;
+use delivery::{DeliveryService, Deps};
+use domains::{Domains, SecretsWanted, watch_folder};
+use proto::client::Peers;
+use proto::server::GrpcServer;
+use proto::{Delivery, PeerTls, Verifier};
+use queue::Queue;
+use queue::embedded::EmbeddedQueue;
+use tls::ServerTls;
+
+use super::stub;
+use crate::services::Process;
+use crate::settings::{Backend, Settings, Wire};
+
+/// How long calls in flight may go on when a gRPC server stops.
+pub(super) const GRPC_LIMIT: Duration = Duration::from_secs(30);
+/// How long requests in flight may go on when the admin server stops.
+pub(super) const ADMIN_LIMIT: Duration = Duration::from_secs(2);
+/// What a service gets beyond the drain time of its own settings.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// How long a service may take to stop that drains for so long by itself.
+pub(super) fn limit(drain: Duration) -> Duration {
+    drain + MARGIN
+}
+
+/// The hosted domains, followed while they change.
+pub(super) async fn domains(
+    settings: &Settings,
+    wanted: SecretsWanted,
+    process: &Process,
+) -> Result<Domains> {
+    watch_folder(&settings.domains, wanted, process.background.clone())
+        .await
+        .context("the MailDomains cannot be used")
+}
+
+/// The queue, ready for use.
+pub(super) async fn open_queue(settings: &Settings) -> Result<Arc<dyn Queue>> {
+    match settings.queue.backend {
+        Backend::Embedded => {
+            make_data_dir(settings)?;
+            let folder = settings.data_dir.join("queue");
+            let shown = folder.display().to_string();
+            let opened = tokio::task::spawn_blocking(move || EmbeddedQueue::open(&folder)).await?;
+            let queue = opened.with_context(|| {
+                format!("the queue in {shown} cannot be opened; only one process may use it (data_dir)")
+            })?;
+            Ok(Arc::new(queue))
+        }
+        Backend::Redis => {
+            anyhow::bail!("this build has no Redis backend: write queue: {{backend: embedded}}")
+        }
+    }
+}
+
+/// Makes the data folder. What lies in it is mail: nobody else may read it.
+fn make_data_dir(settings: &Settings) -> Result<()> {
+    let folder = &settings.data_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("cannot make the data folder {} (data_dir)", folder.display()))
+}
+
+/// The delivery service; it accepts from now on.
+pub(super) fn delivery(
+    settings: &Settings,
+    queue: &Arc<dyn Queue>,
+    domains: &Domains,
+    verifier: &Arc<dyn Verifier>,
+) -> Result<Arc<DeliveryService>> {
+    let resolver = dns::Resolver::new(settings.dns.clone()).context("the resolver cannot be set up")?;
+    let tls = tls::ClientTls::opportunistic(&settings.outbound_tls).context("TLS cannot be set up")?;
+    let deps = Deps {
+        queue: Arc::clone(queue),
+        domains: domains.clone(),
+        outbound: Outbound::new(settings.outbound.clone(), resolver, tls),
+        verifier: Arc::clone(verifier),
+    };
+    delivery::build(settings.delivery.clone(), deps).context("delivery cannot be set up")
+}
+
+/// The edge, listening.
+pub(super) async fn edge(
+    settings: &Settings,
+    domains: Domains,
+    verifier: Arc<dyn Verifier>,
+    delivery: Arc<dyn Delivery>,
+) -> Result<stub::Edge> {
+    make_data_dir(settings)?;
+    let tls = ServerTls::load(&settings.tls, &settings.data_dir, &settings.hostname)
+        .context("TLS of the listeners cannot be set up")?;
+    let config = edge::Config {
+        hostname: settings.hostname.clone(),
+        listeners: settings.listeners.clone(),
+        limits: settings.edge.clone(),
+    };
+    let deps = stub::Deps { domains, verifier, delivery, tls };
+    let edge = stub::build(config, deps).await.context("the edge cannot be set up")?;
+    for (listener, address) in edge.addresses() {
+        tracing::info!(listener, %address, "listening");
+    }
+    Ok(edge)
+}
+
+/// The certificates between services, where they are set.
+pub(crate) fn peer_tls(settings: &Settings) -> Result<Option<PeerTls>> {
+    let Some(files) = &settings.peer_tls else { return Ok(None) };
+    let read = |key: &str, path: &std::path::Path| {
+        std::fs::read(path).with_context(|| format!("cannot read {}, set as tls.peer.{key}", path.display()))
+    };
+    Ok(Some(PeerTls {
+        certificate: read("certificate", &files.certificate)?,
+        key: read("key", &files.key)?,
+        authority: read("authority", &files.authority)?,
+    }))
+}
+
+/// The way to a service in other processes.
+pub(super) async fn peers(wire: &Wire, tls: Option<&PeerTls>, process: &Process) -> Result<Peers> {
+    Peers::watch(&wire.endpoints, tls, process.background.clone())
+        .await
+        .with_context(|| format!("the service at {} cannot be used", wire.endpoints.join(", ")))
+}
+
+/// A bound gRPC server, at the address of this setting.
+pub(super) async fn grpc_server(key: &str, wire: &Wire, settings: &Settings) -> Result<GrpcServer> {
+    let address = wire.listen.with_context(|| format!("{key} is missing"))?;
+    let tls = peer_tls(settings)?;
+    if tls.is_none() && !address.ip().is_loopback() {
+        tracing::warn!(
+            %address,
+            setting = key,
+            "whoever reaches this address can use the service: set tls.peer, or close the network to others"
+        );
+    }
+    let server = GrpcServer::bind(&address.to_string(), tls.as_ref())
+        .await
+        .with_context(|| format!("the gRPC server of {key} cannot start"))?;
+    tracing::info!(setting = key, address = %server.address()?, tls = tls.is_some(), "listening");
+    Ok(server)
+}
+
+/// The bound admin server.
+pub(super) async fn admin(
+    settings: &Settings,
+    process: &Process,
+    queue: Option<Arc<dyn Queue>>,
+    checks: Vec<(String, Arc<dyn Check>)>,
+) -> Result<Admin> {
+    let deps =
+        admin::Deps { metrics: process.metrics.clone(), queue, checks, draining: process.draining.clone() };
+    let admin = Admin::bind(settings.admin, deps).await.context("the admin server cannot start")?;
+    tracing::info!(address = %admin.address()?, "admin listening");
+    Ok(admin)
+}

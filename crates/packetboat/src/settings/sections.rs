@@ -1,0 +1,337 @@
+//! The sections of the file, one after the other.
+
+use std::net::SocketAddr;
+use std::path::{Path as FilePath, PathBuf};
+use std::time::Duration;
+
+use edge::config::{Kind, Listener};
+use edge::proxy::Network;
+use serde::Deserialize;
+
+use super::document::{Node, Path};
+use super::reader::{Reader, section};
+use super::{ADMIN, Settings, Wire};
+
+/// The keys of `verifier` and `delivery` that say how the service is reached.
+const WIRE: &[&str] = &["endpoint", "endpoints", "listen"];
+/// The same for delivery, with a key whose place is elsewhere.
+const DELIVERY: &[&str] = &["endpoint", "endpoints", "listen", "retry"];
+
+/// Where the queue is kept.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct QueueSettings {
+    /// What keeps it.
+    pub(crate) backend: Backend,
+    /// The server, for the backend `redis`.
+    pub(crate) redis: RedisSettings,
+}
+
+/// What keeps the queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Backend {
+    /// A folder of this machine.
+    #[default]
+    Embedded,
+    /// A Redis server that several processes share.
+    Redis,
+}
+
+/// The Redis server of the queue.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RedisSettings {
+    /// `redis://host:port` or `rediss://…`; there may be a password in it.
+    pub(crate) url: Option<String>,
+    /// Over so many hash slots the queue is spread. All processes must agree on it. Default 4.
+    pub(crate) shards: u32,
+    /// So many replicas must hold a message before it is answered for. Default 0.
+    pub(crate) replicas: u32,
+    /// How long a connection may take. Default 3 s.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub(crate) connect_timeout: Duration,
+    /// How long an answer may take. Default 5 s.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub(crate) response_timeout: Duration,
+    /// Refuse a server that does not sync each write to its disk. Default true.
+    pub(crate) require_durable: bool,
+}
+
+impl Default for RedisSettings {
+    fn default() -> Self {
+        Self {
+            url: None,
+            shards: 4,
+            replicas: 0,
+            connect_timeout: Duration::from_secs(3),
+            response_timeout: Duration::from_secs(5),
+            require_durable: true,
+        }
+    }
+}
+
+/// The files of mutual TLS between services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PeerFiles {
+    /// PEM of our certificate, with its chain.
+    pub(crate) certificate: PathBuf,
+    /// PEM of its private key.
+    pub(crate) key: PathBuf,
+    /// PEM of the authority whose certificates are trusted.
+    pub(crate) authority: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListenerSettings {
+    name: Option<String>,
+    kind: Option<KindSetting>,
+    address: Option<SocketAddr>,
+    #[serde(default)]
+    tls: TlsStart,
+    proxy_protocol: Option<ProxyProtocol>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum KindSetting {
+    Mx,
+    Submission,
+}
+
+/// When TLS begins.
+#[derive(Default, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum TlsStart {
+    #[default]
+    Starttls,
+    Implicit,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProxyProtocol {
+    #[serde(default)]
+    trusted: Vec<NetworkSetting>,
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct NetworkSetting(Network);
+
+impl TryFrom<String> for NetworkSetting {
+    type Error = edge::proxy::NetworkError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(Self)
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PeerSettings {
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    authority: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct DomainsSettings {
+    folder: Option<PathBuf>,
+    kubernetes: Option<serde_json::Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct QueueSection {
+    backend: Backend,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct AdminSettings {
+    address: Option<SocketAddr>,
+}
+
+/// Reads all sections. What is missing or wrong is noted, and its default taken instead.
+pub(super) fn read(reader: &mut Reader, file: &FilePath) -> Settings {
+    let base = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let hostname = hostname(reader);
+    let data_dir = reader.value::<PathBuf>(&Path::of("data_dir")).unwrap_or_else(|| "data".into());
+    let domains = domains(reader);
+    let mut dns: dns::DnsConfig = reader.section(&section("dns", &[]));
+    dns.trust_anchor = dns.trust_anchor.map(|path| base.join(path));
+    let mut tls: tls::ServerTlsConfig = reader.section(&section("tls", &["peer"]));
+    tls.certificate = tls.certificate.map(|path| base.join(path));
+    tls.key = tls.key.map(|path| base.join(path));
+    let mut outbound: delivery::outbound::OutboundConfig =
+        reader.section(&section("outbound", &["retry", "tls"]));
+    outbound.hostname.clone_from(&hostname);
+    let mut verifier: verifier::Config = reader.section(&section("verifier", WIRE));
+    verifier.authserv_id.clone_from(&hostname);
+    if verifier.auth.dns_servers.is_empty() {
+        verifier.auth.dns_servers.clone_from(&dns.servers);
+    }
+    Settings {
+        file: file.to_owned(),
+        document: Node::default(),
+        data_dir: base.join(data_dir),
+        domains: base.join(domains),
+        dns,
+        listeners: listeners(reader),
+        edge: reader.section(&section("edge", &[])),
+        tls,
+        peer_tls: peer_files(reader, &base),
+        queue: queue(reader),
+        outbound,
+        outbound_tls: reader.section(&section("outbound.tls", &[])),
+        verifier_wire: wire(reader, "verifier"),
+        verifier,
+        delivery_wire: wire(reader, "delivery"),
+        delivery: delivery(reader, &hostname, base),
+        admin: admin(reader),
+        telemetry: reader.section(&section("telemetry", &[])),
+        hostname,
+    }
+}
+
+/// Where the admin server listens.
+pub(super) fn admin(reader: &mut Reader) -> SocketAddr {
+    reader.section::<AdminSettings>(&section("admin", &[])).address.unwrap_or(ADMIN)
+}
+
+fn hostname(reader: &mut Reader) -> String {
+    let path = Path::of("hostname");
+    let given = reader.value::<String>(&path);
+    match given.as_deref().map(|name| (name, name.parse())) {
+        Some((_, Ok(smtp::Domain::Name(name)))) => return name,
+        Some((name, _)) => {
+            reader.problem(&path, format!("{name:?} is not a host name such as mx.example.org"))
+        }
+        None if !reader.has(&path) => reader.problem(
+            &path,
+            "the key is missing: it is the name of this server to others, as in hostname: mx.example.org",
+        ),
+        None => {}
+    }
+    // Never used: a problem was noted.
+    "localhost".to_owned()
+}
+
+fn domains(reader: &mut Reader) -> PathBuf {
+    let path = Path::of("domains");
+    let settings: DomainsSettings = reader.section(&section("domains", &[]));
+    if settings.kubernetes.is_some() || reader.has(&Path::of("domains.kubernetes")) {
+        reader.problem(
+            &Path::of("domains.kubernetes"),
+            "this build reads MailDomains from a folder only: write domains: {folder: DIR}",
+        );
+    } else if settings.folder.is_none() && !reader.has(&Path::of("domains.folder")) {
+        reader.problem(&path, "the folder of MailDomains is missing: write domains: {folder: DIR}");
+    }
+    settings.folder.unwrap_or_default()
+}
+
+fn listeners(reader: &mut Reader) -> Vec<Listener> {
+    let path = Path::of("listeners");
+    let count = reader.list(&path);
+    (0..count).filter_map(|index| listener(reader, &path.clone().index(index))).collect()
+}
+
+fn listener(reader: &mut Reader, path: &Path) -> Option<Listener> {
+    let settings: ListenerSettings = reader.value(path)?;
+    let missing = |reader: &mut Reader, key: &str, wanted: &str| {
+        let at = path.clone().key(key);
+        if !reader.has(&at) {
+            reader.problem(&at, format!("the key is missing: {wanted}"));
+        }
+    };
+    if settings.name.is_none() {
+        missing(reader, "name", "give the listener a name for logs and metrics, as in name: mx");
+    }
+    if settings.kind.is_none() {
+        missing(
+            reader,
+            "kind",
+            "write kind: mx for mail from other servers, kind: submission for mail from users",
+        );
+    }
+    if settings.address.is_none() {
+        missing(reader, "address", "say where it listens, as in address: \"0.0.0.0:25\"");
+    }
+    let proxies = settings.proxy_protocol.map(|proxy| {
+        if proxy.trusted.is_empty() && !reader.has(&path.clone().key("proxy_protocol").key("trusted")) {
+            let text = "list the networks of the proxies, as in trusted: [\"10.0.0.0/8\"]: their word on the client's address is believed";
+            reader.problem(&path.clone().key("proxy_protocol"), text);
+        }
+        proxy.trusted.into_iter().map(|NetworkSetting(network)| network).collect()
+    });
+    Some(Listener {
+        name: settings.name?,
+        kind: match settings.kind? {
+            KindSetting::Mx => Kind::Mx,
+            KindSetting::Submission => Kind::Submission,
+        },
+        address: settings.address?,
+        implicit_tls: settings.tls == TlsStart::Implicit,
+        proxies: proxies.unwrap_or_default(),
+    })
+}
+
+fn peer_files(reader: &mut Reader, base: &FilePath) -> Option<PeerFiles> {
+    let path = Path::of("tls.peer");
+    let settings: PeerSettings = reader.value(&path)?;
+    for key in ["certificate", "key", "authority"] {
+        let at = path.clone().key(key);
+        if !reader.has(&at) {
+            reader.problem(
+                &at,
+                "the key is missing: TLS between services needs certificate, key and authority",
+            );
+        }
+    }
+    Some(PeerFiles {
+        certificate: base.join(settings.certificate?),
+        key: base.join(settings.key?),
+        authority: base.join(settings.authority?),
+    })
+}
+
+fn queue(reader: &mut Reader) -> QueueSettings {
+    let section_of_queue: QueueSection = reader.section(&section("queue", &["redis", "spool"]));
+    let redis: RedisSettings = reader.section(&section("queue.redis", &[]));
+    let spool = Path::of("queue.spool");
+    if reader.has(&spool) && reader.value::<serde_json::Value>(&spool).is_none_or(|kind| kind != "inline") {
+        reader
+            .problem(&spool, "this build keeps message bodies in the queue's own store: write spool: inline");
+    }
+    QueueSettings { backend: section_of_queue.backend, redis }
+}
+
+fn wire(reader: &mut Reader, service: &str) -> Wire {
+    let path = Path::of(service);
+    let one = path.clone().key("endpoint");
+    let several = path.clone().key("endpoints");
+    if reader.has(&one) && reader.has(&several) {
+        reader.problem(&several, "write endpoint for one, or endpoints for several, not both");
+    }
+    let mut endpoints: Vec<String> = reader.value(&several).unwrap_or_default();
+    endpoints.extend(reader.value::<String>(&one));
+    Wire { endpoints, listen: reader.value(&path.key("listen")) }
+}
+
+fn delivery(reader: &mut Reader, hostname: &str, base: PathBuf) -> delivery::Config {
+    let mut config: delivery::Config = reader.section(&section("delivery", DELIVERY));
+    let misplaced = Path::of("delivery.retry");
+    if reader.has(&misplaced) {
+        reader.problem(&misplaced, "write this under outbound.retry");
+    }
+    config.retry = reader.section(&section("outbound.retry", &[]));
+    config.hostname = hostname.to_owned();
+    config.base_folder = base;
+    config
+}

@@ -1,0 +1,10 @@
+//! The command line, run as people run it.
+
+#![allow(clippy::unwrap_used)]
+
+mod check;
+mod crds;
+mod peers;
+mod queue;
+mod roles;
+mod support;
