@@ -10,7 +10,7 @@ use message::author::{AuthorError, author, mailboxes_of};
 use message::header::{HeaderError, Limits};
 use message::{Cut, Header};
 use proto::{ErrorCode, ServiceError, SignBegin, SignResponse};
-use smtp::{Domain, Mailbox};
+use smtp::Mailbox;
 
 use crate::collect::Collected;
 use crate::config::Unsigned;

@@ -5,7 +5,6 @@ mod delivery;
 mod edge;
 mod parts;
 mod reach;
-mod stub;
 mod verifier;
 
 use anyhow::Result;

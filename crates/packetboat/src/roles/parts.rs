@@ -16,7 +16,6 @@ use queue::Queue;
 use queue::embedded::EmbeddedQueue;
 use tls::ServerTls;
 
-use super::stub;
 use crate::services::Process;
 use crate::settings::{Backend, Settings, Wire};
 
@@ -96,7 +95,7 @@ pub(super) async fn edge(
     domains: Domains,
     verifier: Arc<dyn Verifier>,
     delivery: Arc<dyn Delivery>,
-) -> Result<stub::Edge> {
+) -> Result<edge::Edge> {
     make_data_dir(settings)?;
     let tls = ServerTls::load(&settings.tls, &settings.data_dir, &settings.hostname)
         .context("TLS of the listeners cannot be set up")?;
@@ -105,8 +104,8 @@ pub(super) async fn edge(
         listeners: settings.listeners.clone(),
         limits: settings.edge.clone(),
     };
-    let deps = stub::Deps { domains, verifier, delivery, tls };
-    let edge = stub::build(config, deps).await.context("the edge cannot be set up")?;
+    let deps = edge::Deps { domains, verifier, delivery, tls };
+    let edge = edge::build(config, deps).await.context("the edge cannot be set up")?;
     for (listener, address) in edge.addresses() {
         tracing::info!(listener, %address, "listening");
     }
