@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help run tools lint test e2e crds
+.PHONY: help demo run tools lint test bench crds
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,12 +19,18 @@ lint: ## Check the format, run clippy, check that ring stays out
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@if $(CARGO) tree --workspace -i ring 2>/dev/null | grep -q '^ring '; then echo 'ring is in the build graph' >&2; exit 1; fi
 
-# The scenarios in tests/ drive the binary, which has no roles yet: `make e2e` runs them, and they fail.
-test: tools ## Run the tests of all crates
-	$(CARGO) test --workspace --exclude packetboat-tests
+demo: tools ## Send real mail in and out of one process and tell what happened
+	@echo 'Building packetboat …' && $(CARGO) build --package packetboat --package packetboat-tests --bins
+	@$(CARGO) run --quiet --package packetboat-tests --bin demo
 
-e2e: tools ## Run the scenarios that drive the binary
-	$(CARGO) test -p packetboat-tests
+test: tools ## Run all tests, those that drive the binary too
+	$(CARGO) build --package packetboat
+	$(CARGO) test --workspace
+
+bench: tools ## Measure Packetboat and Postfix under the same load (MESSAGES=5000 ROUNDS=3)
+	$(CARGO) build --release --package packetboat
+	PACKETBOAT_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/packetboat" \
+	$(CARGO) run --quiet --package packetboat-tests --bin bench
 
 crds: ## Write the CustomResourceDefinitions to k8s/crds
 	$(CARGO) run --quiet --package packetboat -- crds --folder k8s/crds

@@ -26,7 +26,7 @@ async fn the_store_is_asked() -> Result<()> {
     ensure!(reply.code == 250, "{reply}");
     store.wait_for("callout-1", ARRIVAL).await?;
 
-    store.reply(Verb::Greeting, "421 4.3.2 closed");
+    store.reply(Verb::Rcpt, "421 4.3.2 closed");
     client.expect(250, "MAIL FROM:<dave@friend.test>").await?;
     let later = client.expect(451, "RCPT TO:<another@packetboat.test>").await?;
     ensure!(later.text().starts_with("4."), "{later}");

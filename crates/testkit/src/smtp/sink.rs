@@ -55,6 +55,7 @@ struct Script {
     drops_after_dot: usize,
     received: Vec<Received>,
     connections: usize,
+    transactions: usize,
 }
 
 struct Shared {
@@ -137,6 +138,11 @@ impl Sink {
         self.shared.script().received.len()
     }
 
+    /// How many transactions were begun.
+    pub fn transactions(&self) -> usize {
+        self.shared.script().transactions
+    }
+
     /// How many connections there have been.
     pub fn connections(&self) -> usize {
         self.shared.script().connections
@@ -205,6 +211,7 @@ impl Session {
                 "HELO" => drop(self.answer(Verb::Hello, "250 sink.test").await?),
                 "STARTTLS" => self.starttls().await?,
                 "MAIL" => {
+                    self.shared.script().transactions += 1;
                     if self.answer(Verb::Mail, "250 2.1.0 Ok").await? {
                         envelope = Envelope { from: path(&text), to: Vec::new() };
                     }
