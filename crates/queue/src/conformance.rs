@@ -250,7 +250,8 @@ async fn a_retry_waits_and_keeps_what_was_learned(queue: Subject) {
 async fn a_bounce_comes_with_its_settlement(queue: Subject) {
     accept(&queue, &["mx:a"]).await;
     let leased = lease_one(&queue, LONG).await;
-    let bounce = message(&["local:b"]);
+    let mut bounce = message(&["local:b"]);
+    bounce.record.id = leased.message.id.with_random(7);
     let mut settlement = done(&leased);
     settlement.bounce = Some(bounce.clone());
     queue.settle(settlement.clone()).await.expect("settle");

@@ -206,6 +206,7 @@ pub struct Settlement {
     pub recipients: Vec<Recipient>,
     /// What becomes of it.
     pub next: Next,
-    /// A notification to the sender, accepted in the same step. Its inline content is all of it.
+    /// A notification to the sender, accepted in the same step. Its inline content is all of it, and
+    /// its id is made from that of the message by [`QueueId::with_random`]: so the two are kept together.
     pub bounce: Option<NewMessage>,
 }

@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod embedded;
 mod entry;
 mod error;
+pub mod redis;
 
 use std::time::Duration;
 

@@ -14,6 +14,7 @@ use proto::server::GrpcServer;
 use proto::{Delivery, PeerTls, Verifier};
 use queue::Queue;
 use queue::embedded::EmbeddedQueue;
+use queue::redis::RedisQueue;
 use tls::ServerTls;
 
 use crate::services::Process;
@@ -56,7 +57,8 @@ pub(super) async fn open_queue(settings: &Settings) -> Result<Arc<dyn Queue>> {
             Ok(Arc::new(queue))
         }
         Backend::Redis => {
-            anyhow::bail!("this build has no Redis backend: write queue: {{backend: embedded}}")
+            let queue = RedisQueue::connect(&settings.queue.redis).await;
+            Ok(Arc::new(queue.context("the queue cannot be used")?))
         }
     }
 }

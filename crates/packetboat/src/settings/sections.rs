@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::{Path as FilePath, PathBuf};
-use std::time::Duration;
 
 use edge::config::{Kind, Listener};
 use edge::proxy::Network;
@@ -23,7 +22,7 @@ pub(crate) struct QueueSettings {
     /// What keeps it.
     pub(crate) backend: Backend,
     /// The server, for the backend `redis`.
-    pub(crate) redis: RedisSettings,
+    pub(crate) redis: queue::redis::Config,
 }
 
 /// What keeps the queue.
@@ -35,39 +34,6 @@ pub(crate) enum Backend {
     Embedded,
     /// A Redis server that several processes share.
     Redis,
-}
-
-/// The Redis server of the queue.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct RedisSettings {
-    /// `redis://host:port` or `rediss://…`; there may be a password in it.
-    pub(crate) url: Option<String>,
-    /// Over so many hash slots the queue is spread. All processes must agree on it. Default 4.
-    pub(crate) shards: u32,
-    /// So many replicas must hold a message before it is answered for. Default 0.
-    pub(crate) replicas: u32,
-    /// How long a connection may take. Default 3 s.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub(crate) connect_timeout: Duration,
-    /// How long an answer may take. Default 5 s.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub(crate) response_timeout: Duration,
-    /// Refuse a server that does not sync each write to its disk. Default true.
-    pub(crate) require_durable: bool,
-}
-
-impl Default for RedisSettings {
-    fn default() -> Self {
-        Self {
-            url: None,
-            shards: 4,
-            replicas: 0,
-            connect_timeout: Duration::from_secs(3),
-            response_timeout: Duration::from_secs(5),
-            require_durable: true,
-        }
-    }
 }
 
 /// The files of mutual TLS between services.
@@ -303,7 +269,7 @@ fn peer_files(reader: &mut Reader, base: &FilePath) -> Option<PeerFiles> {
 
 fn queue(reader: &mut Reader) -> QueueSettings {
     let section_of_queue: QueueSection = reader.section(&section("queue", &["redis", "spool"]));
-    let redis: RedisSettings = reader.section(&section("queue.redis", &[]));
+    let redis: queue::redis::Config = reader.section(&section("queue.redis", &[]));
     let spool = Path::of("queue.spool");
     if reader.has(&spool) && reader.value::<serde_json::Value>(&spool).is_none_or(|kind| kind != "inline") {
         reader

@@ -1,0 +1,235 @@
+//! Connections, scripts, and what is asked of the server at the start.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use message::QueueId;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{FromRedisValue, IntoConnectionInfo, Script, ScriptInvocation};
+use tokio::time::timeout;
+
+use super::config::Config;
+use crate::QueueError;
+
+/// Connections to the server; each carries many calls at a time.
+const CONNECTIONS: usize = 4;
+/// The oldest server whose commands are used.
+const OLDEST: (u32, u32) = (7, 0);
+
+/// The scripts.
+#[derive(Clone, Copy)]
+pub(super) enum Call {
+    Accept,
+    Lease,
+    Renew,
+    HandBack,
+    Settle,
+    RetryNow,
+    Remove,
+    Show,
+    List,
+    Depth,
+}
+
+macro_rules! script {
+    ($file:literal) => {
+        Script::new(concat!(include_str!("prelude.lua"), include_str!($file)))
+    };
+}
+
+/// The scripts, in the order of [`Call`].
+fn scripts() -> [Script; 10] {
+    [
+        script!("accept.lua"),
+        script!("lease.lua"),
+        script!("renew.lua"),
+        script!("hand_back.lua"),
+        script!("settle.lua"),
+        script!("retry_now.lua"),
+        script!("remove.lua"),
+        script!("show.lua"),
+        script!("list.lua"),
+        script!("depth.lua"),
+    ]
+}
+
+/// The shard of a message. It depends on the time in its id alone, so that a bounce, whose id keeps
+/// the time of the message it is about, lies in the same shard and can be accepted in the same step.
+pub(super) fn shard_of(id: QueueId, shards: usize) -> usize {
+    usize::try_from(id.spread() % shards as u64).unwrap_or_default()
+}
+
+/// The server.
+pub(super) struct Client {
+    connections: Vec<ConnectionManager>,
+    turn: AtomicUsize,
+    scripts: [Script; 10],
+    tags: Vec<String>,
+    replicas: u32,
+    patience: Duration,
+    /// Without its password.
+    shown: String,
+}
+
+impl Client {
+    pub(super) async fn connect(config: &Config) -> Result<Self, QueueError> {
+        let url = config.url.as_deref().unwrap_or_default();
+        let info = url.into_connection_info().map_err(|error| QueueError::Unavailable {
+            doing: "reading the URL of the Redis server (queue.redis.url)".to_owned(),
+            cause: Box::new(error),
+        })?;
+        let shown = info.addr().to_string();
+        let connecting = || format!("connecting to Redis at {shown} (queue.redis.url)");
+        let settings = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(config.connect_timeout))
+            .set_response_timeout(Some(config.response_timeout))
+            .set_max_delay(Duration::from_millis(500))
+            .set_number_of_retries(1);
+        let client = redis::Client::open(info).map_err(|error| failed(connecting(), error))?;
+        let mut connections = Vec::with_capacity(CONNECTIONS);
+        for _ in 0..CONNECTIONS {
+            let connected = ConnectionManager::new_with_config(client.clone(), settings.clone());
+            let connected = timeout(config.connect_timeout * 2, connected)
+                .await
+                .map_err(|late| QueueError::Unavailable { doing: connecting(), cause: Box::new(late) })?;
+            connections.push(connected.map_err(|error| failed(connecting(), error))?);
+        }
+        let client = Self {
+            connections,
+            turn: AtomicUsize::new(0),
+            scripts: scripts(),
+            tags: (0..config.shards.clamp(1, 1024)).map(|shard| format!("{{q:{shard}}}")).collect(),
+            replicas: config.replicas,
+            patience: config.response_timeout + config.connect_timeout,
+            shown,
+        };
+        client.require_durable(config.require_durable).await?;
+        Ok(client)
+    }
+
+    pub(super) fn shards(&self) -> usize {
+        self.tags.len()
+    }
+
+    /// A key of a shard.
+    pub(super) fn key(&self, shard: usize, rest: &str) -> String {
+        format!("{}:{rest}", self.tags[shard])
+    }
+
+    /// A script's call on a shard, to which arguments are added.
+    pub(super) fn call(&self, shard: usize, call: Call) -> ScriptInvocation<'_> {
+        self.scripts[call as usize].key(&self.tags[shard])
+    }
+
+    fn connection(&self) -> ConnectionManager {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        self.connections[turn % self.connections.len()].clone()
+    }
+
+    /// Runs a script.
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        doing: &str,
+        call: ScriptInvocation<'_>,
+    ) -> Result<T, QueueError> {
+        let mut connection = self.connection();
+        self.within(doing, call.invoke_async(&mut connection)).await
+    }
+
+    /// Runs a script whose change must be on `replicas` replicas before it counts.
+    pub(super) async fn run_replicated<T: FromRedisValue>(
+        &self,
+        doing: &str,
+        call: ScriptInvocation<'_>,
+    ) -> Result<T, QueueError> {
+        let mut connection = self.connection();
+        let answer = self.within(doing, call.invoke_async(&mut connection)).await?;
+        if self.replicas == 0 {
+            return Ok(answer);
+        }
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(self.replicas).arg(u64::try_from(self.patience.as_millis() / 2).unwrap_or(u64::MAX));
+        let holding: u32 = self.within(doing, wait.query_async(&mut connection)).await?;
+        if holding >= self.replicas {
+            return Ok(answer);
+        }
+        let cause = format!("{holding} of {} replicas have it (queue.redis.replicas)", self.replicas);
+        Err(QueueError::Unavailable { doing: self.doing(doing), cause: cause.into() })
+    }
+
+    /// Runs one command.
+    pub(super) async fn query<T: FromRedisValue>(
+        &self,
+        doing: &str,
+        command: redis::Cmd,
+    ) -> Result<T, QueueError> {
+        let mut connection = self.connection();
+        self.within(doing, command.query_async(&mut connection)).await
+    }
+
+    fn doing(&self, doing: &str) -> String {
+        format!("{doing} in Redis at {}", self.shown)
+    }
+
+    async fn within<T>(
+        &self,
+        doing: &str,
+        work: impl Future<Output = redis::RedisResult<T>>,
+    ) -> Result<T, QueueError> {
+        match timeout(self.patience, work).await {
+            Ok(result) => result.map_err(|error| failed(self.doing(doing), error)),
+            Err(late) => Err(QueueError::Unavailable { doing: self.doing(doing), cause: Box::new(late) }),
+        }
+    }
+
+    /// Asks the server how it keeps what it answers for.
+    async fn require_durable(&self, required: bool) -> Result<(), QueueError> {
+        let mut faults = Vec::new();
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let info: String = self.query("asking for the version", info).await?;
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
+        if !new_enough(version) {
+            return Err(QueueError::NotDurable(format!(
+                "Redis at {} is {version:?}, {}.{} or newer is needed",
+                self.shown, OLDEST.0, OLDEST.1
+            )));
+        }
+        let mut ask = redis::cmd("CONFIG");
+        ask.arg("GET").arg("appendonly").arg("appendfsync").arg("maxmemory-policy");
+        match self.query::<HashMap<String, String>>("asking for the settings", ask).await {
+            Ok(settings) => {
+                let wanted =
+                    [("appendonly", "yes"), ("appendfsync", "always"), ("maxmemory-policy", "noeviction")];
+                for (name, value) in wanted {
+                    let found = settings.get(name).map_or("unknown", String::as_str);
+                    if found != value {
+                        faults.push(format!("{name} is {found}, set it to {value}"));
+                    }
+                }
+            }
+            Err(error) => faults.push(format!("its settings cannot be read, allow CONFIG GET: {error}")),
+        }
+        if faults.is_empty() {
+            return Ok(());
+        }
+        let faults = format!("Redis at {}: {}", self.shown, faults.join("; "));
+        if required {
+            return Err(QueueError::NotDurable(format!(
+                "{faults}; or accept the loss with queue.redis.require_durable: false"
+            )));
+        }
+        tracing::warn!(faults, "mail that was answered for can be lost");
+        Ok(())
+    }
+}
+
+fn new_enough(version: &str) -> bool {
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= OLDEST
+}
+
+fn failed(doing: String, error: redis::RedisError) -> QueueError {
+    QueueError::Unavailable { doing, cause: Box::new(error) }
+}

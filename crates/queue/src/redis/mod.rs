@@ -1,0 +1,342 @@
+//! The Redis backend: a queue that many processes share.
+//!
+//! Every change is one Lua script on one shard, so it is atomic and costs one round trip; the keys
+//! and what each script moves are in `prelude.lua` and `docs/queue.md`. An answer means that the
+//! server has written the change to its disk (`appendfsync always`, asked for at the start), and with
+//! `replicas` that so many replicas have it, too.
+
+mod client;
+mod config;
+mod rows;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::try_join_all;
+use message::QueueId;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+pub use config::Config;
+
+use self::client::{Call, Client, shard_of};
+use self::rows::Row;
+use crate::{
+    Accepted, Depth, Entry, EntryId, EntryState, Lease, LeaseRequest, Leased, ListFilter, MessageRecord,
+    NewMessage, Next, Page, Queue, QueueError, Settlement, Timestamp,
+};
+
+/// Content up to this length comes along with its lease. Octets.
+const INLINE_WITH_LEASE: usize = 64 * 1024;
+/// How often other processes' changes are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Entries looked at for one page of a listing, in each shard.
+const SCANNED_PER_PAGE: usize = 1000;
+/// A staged part that no accept names goes after this. Seconds.
+const PART_EXPIRES: u64 = 3600;
+
+/// The queue in a Redis server.
+pub struct RedisQueue {
+    client: Client,
+    /// Something may have come to be due, by this process's doing.
+    changed: Notify,
+    /// The shard that is leased from first, next time.
+    turn: AtomicUsize,
+}
+
+impl RedisQueue {
+    /// Connects, and makes sure that the server keeps what it answers for.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when the server does not answer in time;
+    /// [`QueueError::NotDurable`] when its settings do not meet the durability asked for.
+    pub async fn connect(config: &Config) -> Result<Self, QueueError> {
+        let client = Client::connect(config).await?;
+        Ok(Self { client, changed: Notify::new(), turn: AtomicUsize::new(0) })
+    }
+
+    fn shards(&self) -> usize {
+        self.client.shards()
+    }
+
+    /// Leases from one shard.
+    async fn lease_from(
+        &self,
+        shard: usize,
+        max: usize,
+        request: &LeaseRequest,
+    ) -> Result<Vec<Leased>, QueueError> {
+        let mut call = self.client.call(shard, Call::Lease);
+        call.arg(&request.worker).arg(max).arg(millis(request.duration)).arg(INLINE_WITH_LEASE);
+        for hop in &request.except {
+            call.arg(&hop.0);
+        }
+        let (now, rows): (u64, Vec<Row>) = self.client.run("leasing from the queue", call).await?;
+        let mut leased = Vec::with_capacity(rows.len());
+        for row in rows {
+            match row.into_leased(Timestamp(now)) {
+                Ok(one) => leased.push(one),
+                // Its lease ends, and it is tried again; the others go on.
+                Err(error) => tracing::error!(%error, "queue entry cannot be read"),
+            }
+        }
+        Ok(leased)
+    }
+}
+
+/// Milliseconds, at least one.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 52)
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, QueueError> {
+    serde_json::to_vec(value)
+        .map_err(|cause| QueueError::Corrupt { what: "a record to write".to_owned(), cause: Box::new(cause) })
+}
+
+/// Adds a message to a call, as `admit` in `prelude.lua` reads it.
+fn add_message(call: &mut redis::ScriptInvocation<'_>, message: &NewMessage) -> Result<(), QueueError> {
+    call.arg(message.record.id.as_str()).arg(json(&message.record)?);
+    call.arg(message.inline.to_bytes().as_ref()).arg(message.record.parts).arg(message.entries.len());
+    for entry in &message.entries {
+        call.arg(&entry.next_hop.0).arg(json(&entry.recipients)?).arg(millis(entry.max_age));
+    }
+    Ok(())
+}
+
+/// The entries of a message that was accepted leased.
+fn leased_at_birth(message: NewMessage, request: &LeaseRequest, now: Timestamp) -> Vec<Leased> {
+    let NewMessage { mut record, inline, entries } = message;
+    record.accepted_at = now;
+    let record = Arc::new(record);
+    let ends = now.after(request.duration);
+    let leased = entries.into_iter().zip(0..).map(|(new, number)| {
+        let id = EntryId { message: record.id, number };
+        let entry = Entry {
+            id,
+            next_hop: new.next_hop,
+            recipients: new.recipients,
+            state: EntryState::Leased,
+            epoch: 1,
+            attempts: 0,
+            due: ends,
+            expires: now.after(new.max_age),
+            last_error: None,
+            worker: Some(request.worker.clone()),
+        };
+        let lease = Lease { entry: id, epoch: 1 };
+        Leased { lease, entry, message: Arc::clone(&record), inline: Some(inline.clone()), now }
+    });
+    leased.collect()
+}
+
+#[async_trait]
+impl Queue for RedisQueue {
+    async fn stage(&self, id: QueueId, number: u32, octets: Bytes) -> Result<(), QueueError> {
+        let key = self.client.key(shard_of(id, self.shards()), &format!("p:{id}:{number}"));
+        let mut command = redis::cmd("SET");
+        command.arg(key).arg(octets.as_ref()).arg("EX").arg(PART_EXPIRES);
+        self.client.query("staging a part", command).await
+    }
+
+    async fn accept(&self, message: NewMessage, lease: Option<LeaseRequest>) -> Result<Accepted, QueueError> {
+        let id = message.record.id;
+        let lease = lease.filter(|request| message.entries.len() <= request.max);
+        let mut call = self.client.call(shard_of(id, self.shards()), Call::Accept);
+        match &lease {
+            Some(request) => call.arg(&request.worker).arg(millis(request.duration)),
+            None => call.arg("").arg(0),
+        };
+        add_message(&mut call, &message)?;
+        let (outcome, now): (i64, u64) = self.client.run_replicated("accepting a message", call).await?;
+        match outcome {
+            1 => {}
+            0 => return Ok(Accepted { fresh: false, leased: Vec::new() }),
+            _ => return Err(QueueError::Gone(id)),
+        }
+        let leased = match lease {
+            Some(request) => leased_at_birth(message, &request, Timestamp(now)),
+            None => {
+                self.changed.notify_waiters();
+                Vec::new()
+            }
+        };
+        Ok(Accepted { fresh: true, leased })
+    }
+
+    async fn lease(&self, request: LeaseRequest) -> Result<Vec<Leased>, QueueError> {
+        let shards = self.shards();
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut open: Vec<usize> = (0..shards).map(|at| (first + at) % shards).collect();
+        let mut leased = Vec::new();
+        // Each round asks the shards that may have more for a fair share of what is still wanted.
+        while leased.len() < request.max && !open.is_empty() {
+            let wanted = request.max - leased.len();
+            let shares: Vec<(usize, usize)> = open
+                .iter()
+                .enumerate()
+                .map(|(at, shard)| (*shard, (wanted + open.len() - 1 - at) / open.len()))
+                .filter(|(_, share)| *share > 0)
+                .collect();
+            let asked = shares.iter().map(|(shard, share)| self.lease_from(*shard, *share, &request));
+            let answers = try_join_all(asked).await?;
+            for ((shard, share), answer) in shares.iter().zip(answers) {
+                if answer.len() < *share {
+                    open.retain(|open| open != shard);
+                }
+                leased.extend(answer);
+            }
+        }
+        Ok(leased)
+    }
+
+    async fn renew(&self, lease: &Lease, duration: Duration) -> Result<(), QueueError> {
+        let mut call = self.client.call(shard_of(lease.entry.message, self.shards()), Call::Renew);
+        call.arg(lease.entry.to_string()).arg(lease.epoch).arg(millis(duration));
+        if self.client.run::<bool>("renewing a lease", call).await? {
+            Ok(())
+        } else {
+            Err(QueueError::StaleLease)
+        }
+    }
+
+    async fn hand_back(&self, lease: &Lease) -> Result<(), QueueError> {
+        let mut call = self.client.call(shard_of(lease.entry.message, self.shards()), Call::HandBack);
+        call.arg(lease.entry.to_string()).arg(lease.epoch);
+        if self.client.run::<bool>("handing a lease back", call).await? {
+            self.changed.notify_waiters();
+        }
+        Ok(())
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<(), QueueError> {
+        let Settlement { lease, recipients, next, bounce } = settlement;
+        let shard = shard_of(lease.entry.message, self.shards());
+        let mut call = self.client.call(shard, Call::Settle);
+        call.arg(lease.entry.to_string()).arg(lease.epoch).arg(json(&recipients)?);
+        match &next {
+            Next::Done => call.arg("").arg(""),
+            Next::Retry { after, error } => call.arg(millis(*after)).arg(error),
+        };
+        match &bounce {
+            None => {
+                call.arg(0);
+            }
+            Some(bounce) if shard_of(bounce.record.id, self.shards()) == shard => {
+                call.arg(1);
+                add_message(&mut call, bounce)?;
+            }
+            Some(bounce) => {
+                let cause = "its id is not made from that of the message it is about";
+                return Err(QueueError::Corrupt {
+                    what: format!("bounce {}", bounce.record.id),
+                    cause: cause.into(),
+                });
+            }
+        }
+        if !self.client.run_replicated::<bool>("settling an entry", call).await? {
+            return Err(QueueError::StaleLease);
+        }
+        if bounce.is_some() {
+            self.changed.notify_waiters();
+        }
+        Ok(())
+    }
+
+    async fn inline_content(&self, id: QueueId) -> Result<Bytes, QueueError> {
+        let mut command = redis::cmd("HGET");
+        command.arg(self.client.key(shard_of(id, self.shards()), &format!("m:{id}"))).arg("body");
+        let octets: Option<Vec<u8>> = self.client.query("reading a message", command).await?;
+        octets.map(Bytes::from).ok_or(QueueError::Gone(id))
+    }
+
+    async fn part(&self, id: QueueId, number: u32) -> Result<Bytes, QueueError> {
+        let mut command = redis::cmd("GET");
+        command.arg(self.client.key(shard_of(id, self.shards()), &format!("p:{id}:{number}")));
+        let octets: Option<Vec<u8>> = self.client.query("reading a part", command).await?;
+        octets.map(Bytes::from).ok_or(QueueError::Gone(id))
+    }
+
+    async fn wait(&self, at_most: Duration) {
+        // What other processes put into the queue is seen by looking again.
+        let _ = timeout(at_most.min(LOOK_EVERY), self.changed.notified()).await;
+    }
+
+    async fn depth(&self) -> Result<Depth, QueueError> {
+        let ask = |shard| async move {
+            let call = self.client.call(shard, Call::Depth);
+            self.client.run::<(u64, u64, u64)>("counting the queue", call).await
+        };
+        let mut depth = Depth::default();
+        for (all, leased, oldest) in try_join_all((0..self.shards()).map(ask)).await? {
+            depth.queued += all.saturating_sub(leased);
+            depth.leased += leased;
+            depth.oldest_due = depth.oldest_due.max(Duration::from_millis(oldest));
+        }
+        Ok(depth)
+    }
+
+    async fn list(&self, filter: ListFilter) -> Result<Page, QueueError> {
+        let limit = filter.limit.clamp(1, 1000);
+        let cursor = filter.cursor.as_deref().and_then(|cursor| cursor.split_once(':'));
+        let (mut shard, mut after) = match cursor {
+            Some((shard, after)) => (shard.parse().unwrap_or(0), after.to_owned()),
+            None => (0, String::new()),
+        };
+        let state = match filter.state {
+            None => "",
+            Some(EntryState::Queued) => "queued",
+            Some(EntryState::Leased) => "leased",
+        };
+        let mut entries: Vec<(Entry, MessageRecord)> = Vec::new();
+        let until = Instant::now() + LOOK_EVERY;
+        while shard < self.shards() && entries.len() < limit && (entries.is_empty() || Instant::now() < until)
+        {
+            let mut call = self.client.call(shard, Call::List);
+            call.arg(&after).arg(limit - entries.len()).arg(SCANNED_PER_PAGE);
+            call.arg(filter.next_hop.as_deref().unwrap_or_default()).arg(state);
+            let (rows, last): (Vec<Row>, String) = self.client.run("listing the queue", call).await?;
+            for row in rows {
+                entries.push(row.into_entry()?);
+            }
+            shard += usize::from(last.is_empty());
+            after = last;
+        }
+        let next = (shard < self.shards()).then(|| format!("{shard}:{after}"));
+        Ok(Page { entries, next })
+    }
+
+    async fn show(&self, id: QueueId) -> Result<Option<(MessageRecord, Vec<Entry>)>, QueueError> {
+        let mut call = self.client.call(shard_of(id, self.shards()), Call::Show);
+        call.arg(id.as_str());
+        type Shown = (Option<Vec<u8>>, Option<u64>, Vec<Row>);
+        let (record, at, rows): Shown = self.client.run("reading a message", call).await?;
+        let Some((record, at)) = record.zip(at) else { return Ok(None) };
+        let record = rows::record(id.as_str(), &record, at)?;
+        let entries = rows.into_iter().map(|row| Ok(row.into_entry()?.0));
+        Ok(Some((record, entries.collect::<Result<_, QueueError>>()?)))
+    }
+
+    async fn retry_now(&self, id: QueueId) -> Result<u64, QueueError> {
+        let mut call = self.client.call(shard_of(id, self.shards()), Call::RetryNow);
+        call.arg(id.as_str());
+        let moved = self.client.run("making a message due", call).await?;
+        self.changed.notify_waiters();
+        Ok(moved)
+    }
+
+    async fn remove(&self, id: QueueId) -> Result<u64, QueueError> {
+        let mut call = self.client.call(shard_of(id, self.shards()), Call::Remove);
+        call.arg(id.as_str());
+        self.client.run_replicated("removing a message", call).await
+    }
+
+    async fn check(&self) -> Result<(), QueueError> {
+        let mut command = redis::cmd("SET");
+        command.arg(self.client.key(0, "check")).arg(1).arg("EX").arg(60);
+        self.client.query("writing to the queue", command).await
+    }
+}

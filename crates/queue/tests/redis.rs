@@ -1,0 +1,113 @@
+//! The Redis backend: it conforms, asks for durability, and survives the death of the server.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use queue::conformance::{self, Subject};
+use queue::redis::{Config, RedisQueue};
+use queue::{Queue, QueueError};
+use testkit::redis::RedisServer;
+
+fn config(server: &RedisServer) -> Config {
+    Config { url: Some(server.url()), response_timeout: Duration::from_secs(2), ..Config::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::unwrap_used)]
+async fn the_redis_backend_conforms() {
+    let server = RedisServer::start().await.unwrap();
+    conformance::run(|| async {
+        let client = redis::Client::open(server.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.unwrap();
+        Arc::new(RedisQueue::connect(&config(&server)).await.unwrap()) as Subject
+    })
+    .await;
+}
+
+async fn set(server: &RedisServer, name: &str, value: &str) -> Result<()> {
+    let mut connection = redis::Client::open(server.url())?.get_multiplexed_async_connection().await?;
+    Ok(redis::cmd("CONFIG").arg("SET").arg(name).arg(value).query_async::<()>(&mut connection).await?)
+}
+
+#[tokio::test]
+async fn a_server_that_may_lose_mail_is_refused() -> Result<()> {
+    for (name, value) in
+        [("appendfsync", "everysec"), ("appendonly", "no"), ("maxmemory-policy", "allkeys-lru")]
+    {
+        let server = RedisServer::start().await?;
+        set(&server, name, value).await?;
+        let refused = RedisQueue::connect(&config(&server)).await.err().context("it was not refused")?;
+        let QueueError::NotDurable(why) = &refused else { anyhow::bail!("{refused}") };
+        ensure!(why.contains(&format!("{name} is {value}")) && why.contains("require_durable"), "{why}");
+        let lax = Config { require_durable: false, ..config(&server) };
+        RedisQueue::connect(&lax).await.context("a warning was asked for, not a refusal")?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_is_told_in_time_and_found_again() -> Result<()> {
+    let mut server = RedisServer::start().await?;
+    let queue = RedisQueue::connect(&config(&server)).await?;
+    server.kill9().await?;
+    let begin = Instant::now();
+    let told =
+        queue.accept(common::message("mx:a"), None).await.err().context("accepted without a server")?;
+    ensure!(matches!(told, QueueError::Unavailable { .. }), "{told}");
+    ensure!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    ensure!(queue.check().await.is_err());
+
+    server.restart().await?;
+    testkit::wait::until_true("the queue to answer again", Duration::from_secs(20), async || {
+        queue.check().await.is_ok()
+    })
+    .await?;
+    ensure!(queue.accept(common::message("mx:a"), None).await?.fresh);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_survives_the_death_of_the_server() -> Result<()> {
+    let mut server = RedisServer::start().await?;
+    let queue = Arc::new(RedisQueue::connect(&config(&server)).await?);
+    let senders: Vec<_> = (0..8)
+        .map(|_| {
+            let queue = Arc::clone(&queue);
+            tokio::spawn(async move {
+                let mut accepted = Vec::new();
+                for _ in 0..2000 {
+                    let message = common::message("mx:a");
+                    let id = message.record.id;
+                    match queue.accept(message, None).await {
+                        Ok(_) => accepted.push(id),
+                        Err(_) => break,
+                    }
+                }
+                accepted
+            })
+        })
+        .collect();
+    testkit::wait::until_true("some messages", Duration::from_secs(20), async || {
+        queue.depth().await.is_ok_and(|depth| depth.queued > 200)
+    })
+    .await?;
+    server.kill9().await?;
+    let mut accepted = Vec::new();
+    for sender in senders {
+        accepted.extend(sender.await?);
+    }
+    server.restart().await?;
+    testkit::wait::until_true("the queue to answer again", Duration::from_secs(20), async || {
+        queue.check().await.is_ok()
+    })
+    .await?;
+    ensure!(!accepted.is_empty());
+    for id in accepted {
+        ensure!(queue.show(id).await?.is_some(), "{id} was accepted and is lost");
+    }
+    Ok(())
+}
