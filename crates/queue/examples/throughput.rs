@@ -1,10 +1,11 @@
-//! Accepts and settles a second on the embedded backend: `cargo run --release -p queue --example throughput`.
+//! Accepts and settles a second: `cargo run --release -p queue --example throughput -- embedded|redis`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use message::{Content, Envelope, Origin, QueueId, Recipient, Standing};
 use queue::embedded::EmbeddedQueue;
+use queue::redis::{Config, RedisQueue};
 use queue::{LeaseRequest, MessageRecord, NewEntry, NewMessage, Next, NextHop, Queue, Settlement, Timestamp};
 
 const SESSIONS: usize = 20;
@@ -41,7 +42,7 @@ fn message() -> anyhow::Result<NewMessage> {
     Ok(NewMessage { record, inline, entries: vec![entry] })
 }
 
-async fn session(queue: Arc<EmbeddedQueue>) -> anyhow::Result<()> {
+async fn session(queue: Arc<dyn Queue>) -> anyhow::Result<()> {
     for _ in 0..EACH {
         let lease = LeaseRequest {
             worker: "bench".into(),
@@ -61,8 +62,16 @@ async fn session(queue: Arc<EmbeddedQueue>) -> anyhow::Result<()> {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    let backend = std::env::args().nth(1).unwrap_or_else(|| "embedded".to_owned());
     let folder = tempfile::tempdir()?;
-    let queue = Arc::new(EmbeddedQueue::open(folder.path())?);
+    let server = testkit::redis::RedisServer::start().await?;
+    let queue: Arc<dyn Queue> = match backend.as_str() {
+        "embedded" => Arc::new(EmbeddedQueue::open(folder.path())?),
+        "redis" => {
+            Arc::new(RedisQueue::connect(&Config { url: Some(server.url()), ..Config::default() }).await?)
+        }
+        other => anyhow::bail!("{other:?} is no backend: write embedded or redis"),
+    };
     for round in 1..=5 {
         let started = Instant::now();
         let sessions: Vec<_> = (0..SESSIONS).map(|_| tokio::spawn(session(Arc::clone(&queue)))).collect();
@@ -70,20 +79,7 @@ async fn main() -> anyhow::Result<()> {
             session.await??;
         }
         let rate = (SESSIONS * EACH) as f64 / started.elapsed().as_secs_f64();
-        let size: u64 = walk(folder.path())?;
-        println!(
-            "round {round}: {rate:.0} messages accepted and settled a second; {} MiB on disk",
-            size >> 20
-        );
+        println!("{backend}, round {round}: {rate:.0} messages accepted and settled a second");
     }
     Ok(())
-}
-
-fn walk(folder: &std::path::Path) -> std::io::Result<u64> {
-    let mut size = 0;
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        size += if entry.file_type()?.is_dir() { walk(&entry.path())? } else { entry.metadata()?.len() };
-    }
-    Ok(size)
 }
