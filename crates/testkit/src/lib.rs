@@ -15,6 +15,7 @@ pub mod keys;
 pub mod ledger;
 pub mod maildir;
 pub mod net;
+pub mod otlp;
 pub mod postfix;
 pub mod process;
 pub mod redis;

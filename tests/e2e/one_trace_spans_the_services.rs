@@ -1,0 +1,58 @@
+//! One trace holds the SMTP transaction, the verdict, the acceptance and the first attempt, over three
+//! processes; a later attempt is a trace of its own, linked to it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use packetboat_tests::cluster::Row;
+use packetboat_tests::world::{ARRIVAL, FRIEND, HOSTED, World, at, queue_id};
+use testkit::otlp::{Collector, Span};
+use testkit::redis::RedisServer;
+use testkit::smtp::{Client, Sink, Verb};
+use testkit::wait;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_one_trace() -> Result<()> {
+    let world = World::new().await?;
+    let store = Sink::lmtp().await?;
+    store.reply(Verb::Rcpt, "450 4.2.0 not now");
+    let route = format!("{{lmtp: {{address: \"{}\"}}}}", store.address());
+    world.host("recipients: {addresses: [alice]}", &route)?;
+    let redis = RedisServer::start().await?;
+    let collector = Collector::start().await?;
+    let otlp = format!("telemetry: {{otlp: \"{}\"}}\n", collector.url());
+    let row = Row::start(&world, &redis, "a", &|settings| settings.extra.push_str(&otlp)).await?;
+
+    let message = world.friendly_message("traced-1").await?;
+    let reply =
+        Client::deliver(row.edge.0.mx, &at("dave", FRIEND), &[&at("alice", HOSTED)], &message).await?;
+    let id = queue_id(&reply)?;
+    wait::until_true("a first attempt", ARRIVAL, async || store.transactions() > 0).await?;
+    store.behave();
+    store.wait_for("traced-1", ARRIVAL).await?;
+
+    let attempts = |spans: &[Span]| -> Vec<Span> {
+        spans.iter().filter(|span| span.name.contains("attempt")).cloned().collect()
+    };
+    wait::until_true("both attempts to be exported", Duration::from_secs(30), async || {
+        let spans = collector.spans();
+        attempts(&spans).len() >= 2 && spans.iter().any(|span| span.name == "smtp.transaction")
+    })
+    .await?;
+    let spans = collector.spans();
+    let transaction = spans.iter().find(|span| span.name == "smtp.transaction").context("no transaction")?;
+    ensure!(transaction.parent.is_empty() && transaction.attributes["queue_id"] == id, "{transaction:?}");
+    for name in ["packetboat.v1.Verifier/Verify", "packetboat.v1.Delivery/Accept"] {
+        let call = spans.iter().find(|span| span.name == name).with_context(|| format!("no {name}"))?;
+        ensure!(call.trace == transaction.trace, "{name} is in another trace");
+        ensure!(call.service != transaction.service || call.id != transaction.id, "{call:?}");
+    }
+    let attempts = attempts(&spans);
+    let first = attempts.iter().filter(|span| span.trace == transaction.trace).count();
+    ensure!(first == 1, "one attempt belongs to the trace: {attempts:?}");
+    let later = attempts.iter().find(|span| span.trace != transaction.trace).context("no later attempt")?;
+    ensure!(later.links.contains(&transaction.trace), "a later attempt is linked: {later:?}");
+    let told = format!("{spans:?}");
+    ensure!(!told.contains("alice") && !told.contains("traced-1"), "addresses and subjects are not told");
+    Ok(())
+}
