@@ -68,6 +68,7 @@ pub(crate) struct Dns {
     deadline: Duration,
     method_deadline: Duration,
     max_negative_ttl: Duration,
+    silence: dns::Silence,
 }
 
 /// What has been read from answers, by the name that was asked for.
@@ -101,6 +102,7 @@ impl Dns {
             deadline: config.dns_deadline,
             method_deadline: config.method_deadline,
             max_negative_ttl: config.dns_max_negative_ttl,
+            silence: dns::Silence::of(&config.dns_servers),
         })
     }
 
@@ -182,9 +184,15 @@ impl Dns {
                     let until = Instant::now() + ttl.min(self.max_negative_ttl);
                     Answer::none(error.is_nx_domain(), until)
                 }
-                _ => return Err(temporary(name, record_type, &error)),
+                _ => {
+                    self.silence.note(Some(&error));
+                    return Err(temporary(name, record_type, &error));
+                }
             },
-            Err(elapsed) => return Err(temporary(name, record_type, &elapsed)),
+            Err(elapsed) => {
+                self.silence.note(None);
+                return Err(temporary(name, record_type, &elapsed));
+            }
         };
         known.insert(name.into(), answer.clone(), answer.until);
         Ok(answer)

@@ -12,9 +12,11 @@ mod config;
 mod error;
 mod mx;
 mod resolver;
+mod silence;
 
 pub use address::AddressPolicy;
 pub use config::DnsConfig;
 pub use error::{AddressError, LookupError, MxError, ResolverError};
 pub use mx::{MxHost, MxPlan};
 pub use resolver::Resolver;
+pub use silence::Silence;

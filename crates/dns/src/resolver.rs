@@ -18,6 +18,7 @@ use crate::address::{AddressPolicy, in_order};
 use crate::config::DnsConfig;
 use crate::error::{AddressError, LookupError, MxError, ResolverError};
 use crate::mx::{self, MxHost, MxPlan};
+use crate::silence::Silence;
 
 /// Asks recursive name servers. Cheap to clone; clones share the cache.
 #[derive(Clone)]
@@ -31,6 +32,7 @@ struct Inner {
     /// With the hosts file and the system's search list: for what the configuration names.
     local: TokioResolver,
     config: DnsConfig,
+    silence: Silence,
 }
 
 /// What an existing or missing name has of one type.
@@ -72,7 +74,8 @@ impl Resolver {
             };
         let public = build(ResolveHosts::Never, servers.clone())?;
         let local = build(ResolveHosts::Always, servers)?;
-        Ok(Self { inner: Arc::new(Inner { public, local, config }) })
+        let silence = Silence::of(&config.servers);
+        Ok(Self { inner: Arc::new(Inner { public, local, config, silence }) })
     }
 
     /// Where mail for `domain` goes: its mail exchangers in the order to try them, without
@@ -155,6 +158,11 @@ impl Resolver {
             Ok(Err(error)) if error.is_no_records_found() => Ok(Answer::Empty),
             Ok(Err(error)) => Err(LookupError::Server(error)),
         };
+        match &answer {
+            Err(LookupError::Deadline(_)) => self.inner.silence.note(None),
+            Err(LookupError::Server(error)) => self.inner.silence.note(Some(error)),
+            Ok(_) => {}
+        }
         let outcome = match &answer {
             Ok(Answer::Records(_)) => "found",
             Ok(Answer::Empty) => "no_records",
