@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use message::{Content, Envelope, Origin, QueueId, Recipient, Standing};
 use queue::embedded::EmbeddedQueue;
 use queue::redis::{Config, RedisQueue};
-use queue::{LeaseRequest, MessageRecord, NewEntry, NewMessage, Next, NextHop, Queue, Settlement, Timestamp};
+use queue::{
+    Closing, LeaseRequest, MessageRecord, NewEntry, NewMessage, Next, NextHop, Queue, Settlement, Timestamp,
+};
 
 const SESSIONS: usize = 20;
 const EACH: usize = 2000;
@@ -53,7 +55,12 @@ async fn session(queue: Arc<dyn Queue>) -> anyhow::Result<()> {
         for leased in queue.accept(message()?, Some(lease)).await?.leased {
             let recipients = leased.entry.recipients.clone();
             queue
-                .settle(Settlement { lease: leased.lease, recipients, next: Next::Done, bounce: None })
+                .settle(Settlement {
+                    lease: leased.lease,
+                    recipients,
+                    next: Next::Done(Closing::Delivered),
+                    bounce: None,
+                })
                 .await?;
         }
     }

@@ -14,8 +14,8 @@ use smtp::ReversePath;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    EntryState, LeaseRequest, Leased, ListFilter, MessageRecord, NewEntry, NewMessage, Next, NextHop,
-    PART_SIZE, Queue, QueueError, Settlement,
+    Closing, EntryState, LeaseRequest, Leased, Ledger, ListFilter, MAX_LOST_LEASES, MessageRecord, NewEntry,
+    NewMessage, Next, NextHop, PART_SIZE, Queue, QueueError, Settlement, Verb,
 };
 
 /// A queue under test.
@@ -48,6 +48,11 @@ where
     long_content_is_staged_in_parts(make().await).await;
     operators_see_and_move_entries(make().await).await;
     a_removed_entry_cannot_be_settled(make().await).await;
+    held_entries_wait_for_their_release(make().await).await;
+    a_leased_entry_is_held_when_its_lease_ends(make().await).await;
+    a_bounce_asked_for_reaches_the_next_worker(make().await).await;
+    an_entry_that_kills_its_workers_is_held(make().await).await;
+    the_account_balances(make().await).await;
     depth_counts(make().await).await;
     waiting_ends_when_mail_comes(make().await).await;
     workers_never_hold_one_entry_twice(make().await).await;
@@ -119,7 +124,7 @@ async fn lease_one(queue: &Subject, duration: Duration) -> Leased {
 fn done(leased: &Leased) -> Settlement {
     let mut recipients = leased.entry.recipients.clone();
     recipients.iter_mut().for_each(|recipient| recipient.standing = Standing::Delivered);
-    Settlement { lease: leased.lease, recipients, next: Next::Done, bounce: None }
+    Settlement { lease: leased.lease, recipients, next: Next::Done(Closing::Delivered), bounce: None }
 }
 
 fn retry(leased: &Leased, after: Duration) -> Settlement {
@@ -303,21 +308,130 @@ async fn operators_see_and_move_entries(queue: Subject) {
     let queued = ListFilter { state: Some(EntryState::Queued), limit: 10, ..ListFilter::default() };
     let page = queue.list(queued).await.expect("list");
     assert_eq!(page.entries.iter().map(|(entry, _)| entry.id).collect::<Vec<_>>(), [one.entry.id]);
-    assert_eq!(queue.retry_now(one.message.id).await.expect("retry"), 1);
+    assert_eq!(queue.operate(one.message.id, &Verb::RetryNow).await.expect("retry"), 1);
     assert_eq!(lease_one(&queue, LONG).await.entry.id, one.entry.id);
-    assert_eq!(queue.retry_now(one.message.id).await.expect("retry"), 0, "a leased entry was moved");
+    assert_eq!(
+        queue.operate(one.message.id, &Verb::RetryNow).await.expect("retry"),
+        0,
+        "a leased entry was moved"
+    );
     assert!(queue.show(QueueId::generate()).await.expect("show").is_none());
 }
 
 async fn a_removed_entry_cannot_be_settled(queue: Subject) {
     let id = accept(&queue, &["mx:a"]).await;
     let leased = lease_one(&queue, LONG).await;
-    assert_eq!(queue.remove(id).await.expect("remove"), 1);
+    assert_eq!(queue.operate(id, &Verb::Remove).await.expect("remove"), 1);
     assert!(is_stale(queue.settle(done(&leased)).await), "a removed entry was settled");
     assert!(is_stale(queue.settle(retry(&leased, SHORT)).await), "a removed entry came back");
     assert!(queue.show(id).await.expect("show").is_none());
     assert!(queue.inline_content(id).await.is_err());
-    assert_eq!(queue.remove(id).await.expect("remove"), 0);
+    assert_eq!(queue.operate(id, &Verb::Remove).await.expect("remove"), 0);
+}
+
+fn hold() -> Verb {
+    Verb::Hold { why: "looks odd".to_owned() }
+}
+
+async fn only_entry(queue: &Subject, id: QueueId) -> crate::Entry {
+    let (_, mut entries) = queue.show(id).await.expect("show").expect("it is there");
+    assert_eq!(entries.len(), 1);
+    entries.remove(0)
+}
+
+async fn held_entries_wait_for_their_release(queue: Subject) {
+    let id = accept(&queue, &["mx:a"]).await;
+    assert_eq!(queue.operate(id, &hold()).await.expect("hold"), 1);
+    assert!(lease(&queue, 10, LONG).await.is_empty(), "a held entry was leased");
+    assert_eq!(queue.operate(id, &Verb::RetryNow).await.expect("retry"), 0, "a retry is no release");
+    let entry = only_entry(&queue, id).await;
+    assert_eq!((entry.state, entry.held.as_deref()), (EntryState::Held, Some("looks odd")));
+    let depth = queue.depth().await.expect("depth");
+    assert_eq!((depth.queued, depth.leased, depth.held), (0, 0, 1));
+    let filter = ListFilter { state: Some(EntryState::Held), limit: 10, ..ListFilter::default() };
+    assert_eq!(queue.list(filter).await.expect("list").entries.len(), 1);
+    assert_eq!(queue.operate(id, &Verb::Release).await.expect("release"), 1);
+    assert_eq!(queue.operate(id, &Verb::Release).await.expect("release"), 0, "released twice");
+    let leased = lease_one(&queue, LONG).await;
+    assert_eq!(leased.entry.held, None);
+    queue.settle(done(&leased)).await.expect("settle");
+    assert_eq!(queue.depth().await.expect("depth"), crate::Depth::default());
+}
+
+async fn a_leased_entry_is_held_when_its_lease_ends(queue: Subject) {
+    let id = accept(&queue, &["mx:a"]).await;
+    let leased = lease_one(&queue, LONG).await;
+    assert_eq!(queue.operate(id, &hold()).await.expect("hold"), 1);
+    assert_eq!(only_entry(&queue, id).await.state, EntryState::Leased);
+    queue.settle(retry(&leased, Duration::from_millis(1))).await.expect("the attempt may end");
+    sleep(SHORT).await;
+    assert!(lease(&queue, 10, LONG).await.is_empty(), "it was leased again");
+    assert_eq!(only_entry(&queue, id).await.state, EntryState::Held);
+    assert_eq!(queue.operate(id, &Verb::Remove).await.expect("remove"), 1);
+    assert_eq!(queue.depth().await.expect("depth"), crate::Depth::default());
+}
+
+async fn a_bounce_asked_for_reaches_the_next_worker(queue: Subject) {
+    let id = accept(&queue, &["mx:a"]).await;
+    let leased = lease_one(&queue, LONG).await;
+    queue.settle(retry(&leased, LONG)).await.expect("settle");
+    queue.operate(id, &hold()).await.expect("hold");
+    let verb = Verb::Bounce { why: "not wanted".to_owned() };
+    assert_eq!(queue.operate(id, &verb).await.expect("bounce"), 1);
+    let leased = lease_one(&queue, LONG).await;
+    assert_eq!(leased.entry.doomed.as_deref(), Some("not wanted"));
+}
+
+async fn an_entry_that_kills_its_workers_is_held(queue: Subject) {
+    const BRIEF: Duration = Duration::from_millis(20);
+    let id = accept(&queue, &["mx:poison"]).await;
+    let other = accept(&queue, &["mx:fine"]).await;
+    let fine = loop {
+        let leased = lease_one(&queue, LONG).await;
+        if leased.message.id == other {
+            break leased;
+        }
+        queue.hand_back(&leased.lease).await.expect("hand back");
+    };
+    for _ in 0..MAX_LOST_LEASES {
+        assert_eq!(lease_one(&queue, BRIEF).await.message.id, id);
+        sleep(BRIEF * 2).await;
+    }
+    assert!(lease(&queue, 10, LONG).await.is_empty(), "it was leased once more");
+    let entry = only_entry(&queue, id).await;
+    assert_eq!(entry.state, EntryState::Held);
+    assert!(entry.held.is_some_and(|why| why.contains("ended without a word")));
+    queue.settle(done(&fine)).await.expect("others flow");
+    assert_eq!(queue.operate(id, &Verb::Release).await.expect("release"), 1);
+    queue.settle(done(&lease_one(&queue, LONG).await)).await.expect("settle");
+}
+
+async fn the_account_balances(queue: Subject) {
+    let balanced = async || {
+        let ledger = queue.ledger().await.expect("ledger");
+        assert_eq!(ledger.unaccounted(), 0, "{ledger:?}");
+        ledger
+    };
+    assert_eq!(balanced().await, Ledger::default());
+    accept(&queue, &["mx:a", "mx:b"]).await;
+    let removed = accept(&queue, &["mx:c"]).await;
+    assert_eq!(balanced().await.queued, 3);
+    queue.operate(removed, &Verb::Remove).await.expect("remove");
+    let leased = lease(&queue, 10, LONG).await;
+    balanced().await;
+    queue.settle(done(&leased[0])).await.expect("settle");
+    let mut failed = done(&leased[1]);
+    failed.next = Next::Done(Closing::Bounced);
+    let mut bounce = message(&["local:b"]);
+    bounce.record.id = leased[1].message.id.with_random(9);
+    failed.bounce = Some(bounce);
+    queue.settle(failed.clone()).await.expect("settle");
+    assert!(is_stale(queue.settle(failed).await));
+    let mut given_up = done(&lease_one(&queue, LONG).await);
+    given_up.next = Next::Done(Closing::Expired);
+    queue.settle(given_up).await.expect("settle");
+    let expected = Ledger { accepted: 4, delivered: 1, bounced: 1, expired: 1, removed: 1, queued: 0 };
+    assert_eq!(balanced().await, expected);
 }
 
 async fn depth_counts(queue: Subject) {

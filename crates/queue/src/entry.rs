@@ -130,6 +130,89 @@ pub enum EntryState {
     Queued,
     /// In a worker's hands.
     Leased,
+    /// Put aside, by an operator or because its workers keep dying: nobody leases it until it is released.
+    Held,
+}
+
+/// What an operator does to a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verb {
+    /// Its queued entries are due now.
+    RetryNow,
+    /// Its entries are put aside; one that is leased is, once its attempt ends without finishing it.
+    Hold {
+        /// Why, for other operators.
+        why: String,
+    },
+    /// Its held entries are due now.
+    Release,
+    /// Its entries are not tried again: they fail, and a bounce tells the sender. One that is leased
+    /// does so once its attempt ends without finishing it.
+    Bounce {
+        /// Why, for the sender.
+        why: String,
+    },
+    /// Its entries go, leased ones too (their settlement will be stale), and nobody is told.
+    Remove,
+}
+
+/// How an entry ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Closing {
+    /// Every recipient was delivered.
+    Delivered,
+    /// A recipient was refused for good; the sender was told, where there is one.
+    Bounced,
+    /// A recipient was given up; the sender was told, where there is one.
+    Expired,
+}
+
+/// The account of a queue: every entry that was accepted is in one of the other columns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Entries accepted, bounces among them.
+    pub accepted: u64,
+    /// Closed as [`Closing::Delivered`].
+    pub delivered: u64,
+    /// Closed as [`Closing::Bounced`].
+    pub bounced: u64,
+    /// Closed as [`Closing::Expired`].
+    pub expired: u64,
+    /// Removed by operators.
+    pub removed: u64,
+    /// In the queue, whatever they are doing. Counted, not computed.
+    pub queued: u64,
+}
+
+impl Ledger {
+    /// Entries that were accepted and are nowhere; negative when more is found than was accepted.
+    /// Anything but zero is a fault.
+    #[must_use]
+    pub fn unaccounted(&self) -> i64 {
+        let found = self.delivered + self.bounced + self.expired + self.removed + self.queued;
+        i64::try_from(self.accepted).unwrap_or(i64::MAX) - i64::try_from(found).unwrap_or(i64::MAX)
+    }
+
+    /// Counts a closed entry.
+    pub fn close(&mut self, closing: Closing) {
+        match closing {
+            Closing::Delivered => self.delivered += 1,
+            Closing::Bounced => self.bounced += 1,
+            Closing::Expired => self.expired += 1,
+        }
+    }
+}
+
+impl std::ops::AddAssign for Ledger {
+    fn add_assign(&mut self, other: Self) {
+        self.accepted += other.accepted;
+        self.delivered += other.delivered;
+        self.bounced += other.bounced;
+        self.expired += other.expired;
+        self.removed += other.removed;
+        self.queued += other.queued;
+    }
 }
 
 /// An entry, as the queue holds it.
@@ -157,6 +240,12 @@ pub struct Entry {
     /// Who holds the lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
+    /// Why it is held, or will be when its lease ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
+    /// Why it is to fail without another attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doomed: Option<String>,
 }
 
 /// The right to attempt an entry until it ends.
@@ -187,7 +276,7 @@ pub struct Leased {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     /// Every recipient is final: the entry goes.
-    Done,
+    Done(Closing),
     /// Due again after a wait.
     Retry {
         /// From now.

@@ -20,8 +20,8 @@ use bytes::Bytes;
 use message::QueueId;
 
 pub use entry::{
-    Entry, EntryId, EntryState, Lease, Leased, MessageRecord, NewEntry, NewMessage, Next, NextHop,
-    Settlement, Timestamp,
+    Closing, Entry, EntryId, EntryState, Lease, Leased, Ledger, MessageRecord, NewEntry, NewMessage, Next,
+    NextHop, Settlement, Timestamp, Verb,
 };
 pub use error::QueueError;
 
@@ -31,6 +31,10 @@ pub const INLINE_LIMIT: usize = 256 * 1024;
 
 /// The size of a staged part, in octets. Only the last may be shorter.
 pub const PART_SIZE: usize = 1024 * 1024;
+
+/// An entry whose lease ended so often in a row, without a word of its holder, is held: it may be what
+/// kills them.
+pub const MAX_LOST_LEASES: u32 = 5;
 
 /// What [`Queue::accept`] did.
 #[derive(Debug, Clone)]
@@ -87,6 +91,8 @@ pub struct Depth {
     pub queued: u64,
     /// Entries in a worker's hands.
     pub leased: u64,
+    /// Entries put aside.
+    pub held: u64,
     /// Age of the entry that is due and has waited longest; zero when none is due.
     pub oldest_due: Duration,
 }
@@ -147,12 +153,11 @@ pub trait Queue: Send + Sync + 'static {
     /// All entries of one message, and its record; `None` when it is not in the queue.
     async fn show(&self, id: QueueId) -> Result<Option<(MessageRecord, Vec<Entry>)>, QueueError>;
 
-    /// Makes a message's queued entries due now; says how many. Leased ones are left alone.
-    async fn retry_now(&self, id: QueueId) -> Result<u64, QueueError>;
+    /// Does what an operator asks to a message; says how many entries it concerned.
+    async fn operate(&self, id: QueueId, verb: &Verb) -> Result<u64, QueueError>;
 
-    /// Removes a message's entries, leased ones too (their settlement will be stale), without a
-    /// bounce; says how many.
-    async fn remove(&self, id: QueueId) -> Result<u64, QueueError>;
+    /// The account of the queue.
+    async fn ledger(&self) -> Result<Ledger, QueueError>;
 
     /// Fails unless the store answers and can write.
     async fn check(&self) -> Result<(), QueueError>;

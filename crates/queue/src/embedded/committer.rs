@@ -12,11 +12,12 @@ use bytes::Bytes;
 use message::QueueId;
 use tokio::sync::{mpsc, oneshot};
 
+use super::schedule::Slot;
 use super::store::{Changes, unavailable};
 use super::{Shared, first_entry, now};
 use crate::{
-    Accepted, Entry, EntryId, Lease, LeaseRequest, Leased, MessageRecord, NewMessage, Next, QueueError,
-    Settlement, Timestamp,
+    Accepted, Closing, Entry, EntryId, EntryState, Lease, LeaseRequest, Leased, Ledger, MessageRecord,
+    NewMessage, Next, QueueError, Settlement, Timestamp, Verb,
 };
 
 /// Most changes in a batch.
@@ -34,14 +35,13 @@ pub(super) enum Change {
     Stage { id: QueueId, number: u32, octets: Bytes, answer: Answer<()> },
     Accept { message: Box<NewMessage>, lease: Option<LeaseRequest>, answer: Answer<Accepted> },
     Settle { settlement: Box<Settlement>, answer: Answer<()> },
-    RetryNow { id: QueueId, answer: Answer<u64> },
-    Remove { id: QueueId, answer: Answer<u64> },
+    Operate { id: QueueId, verb: Verb, answer: Answer<u64> },
 }
 
 impl Change {
     fn message(&self) -> QueueId {
         match self {
-            Self::Stage { id, .. } | Self::RetryNow { id, .. } | Self::Remove { id, .. } => *id,
+            Self::Stage { id, .. } | Self::Operate { id, .. } => *id,
             Self::Accept { message, .. } => message.record.id,
             Self::Settle { settlement, .. } => settlement.lease.entry.message,
         }
@@ -67,20 +67,22 @@ struct Written {
 enum Prepared {
     Stage { id: QueueId, number: u32, answer: Answer<()> },
     Accept { written: Written, lease: Option<LeaseRequest>, answer: Answer<Accepted> },
-    Settle { lease: Lease, retry_at: Option<Timestamp>, bounce: Option<Written>, answer: Answer<()> },
-    RetryNow { entries: Vec<EntryId>, answer: Answer<u64> },
-    Remove { entries: Vec<EntryId>, answer: Answer<u64> },
+    Settle { lease: Lease, retry_at: Result<Timestamp, Closing>, bounce: Option<Written>, answer: Answer<()> },
+    Operate { entries: Vec<EntryId>, verb: Verb, answer: Answer<u64> },
 }
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
     received: mpsc::Receiver<Change>,
     swept_at: Timestamp,
+    /// The account as it is on disk; `queued` is not kept in it.
+    ledger: Ledger,
 }
 
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>, received: mpsc::Receiver<Change>) -> Self {
-        Self { shared, received, swept_at: now() }
+        let ledger = shared.state().ledger;
+        Self { shared, received, swept_at: now(), ledger }
     }
 
     /// Runs until every handle on the queue is gone.
@@ -111,9 +113,10 @@ impl Committer {
         let mut touched = HashSet::with_capacity(batch.len());
         let mut held_over = Vec::new();
         let mut prepared = Vec::with_capacity(batch.len());
+        let mut ledger = self.ledger;
         for change in batch {
             if touched.insert(change.message()) {
-                prepared.extend(self.prepare(change, &mut changes, now));
+                prepared.extend(self.prepare(change, &mut changes, &mut ledger, now));
             } else {
                 held_over.push(change);
             }
@@ -123,23 +126,36 @@ impl Committer {
             return held_over;
         }
         let started = std::time::Instant::now();
-        let outcome = self.shared.store.commit(changes);
+        let account = match ledger == self.ledger {
+            true => Ok(()),
+            false => self.shared.store.put_ledger(&mut changes, &ledger),
+        };
+        let outcome = account.and_then(|()| self.shared.store.commit(changes));
         metrics::histogram!("packetboat_queue_commit_seconds").record(started.elapsed().as_secs_f64());
         metrics::histogram!("packetboat_queue_commit_changes").record(prepared.len() as f64);
         match outcome {
-            Ok(()) => self.finish(prepared, now),
+            Ok(()) => {
+                self.ledger = ledger;
+                self.finish(prepared, now);
+            }
             Err(error) => self.fail(prepared, &error),
         }
         held_over
     }
 
-    fn prepare(&self, change: Change, changes: &mut Changes, now: Timestamp) -> Option<Prepared> {
+    fn prepare(
+        &self,
+        change: Change,
+        changes: &mut Changes,
+        ledger: &mut Ledger,
+        now: Timestamp,
+    ) -> Option<Prepared> {
         match change {
             Change::Stage { id, number, octets, answer } => {
                 self.shared.store.put_content(changes, id, number.saturating_add(1), octets);
                 Some(Prepared::Stage { id, number, answer })
             }
-            Change::Accept { message, lease, answer } => match self.write(*message, changes, now) {
+            Change::Accept { message, lease, answer } => match self.write(*message, changes, ledger, now) {
                 Ok(Some(written)) => Some(Prepared::Accept { written, lease, answer }),
                 Ok(None) => reply(answer, Ok(Accepted { fresh: false, leased: Vec::new() })),
                 Err(error) => reply(answer, Err(error)),
@@ -149,7 +165,7 @@ impl Committer {
                     return reply(answer, Err(QueueError::StaleLease));
                 }
                 let id = settlement.lease.entry;
-                match self.write_settlement(*settlement, changes, now) {
+                match self.write_settlement(*settlement, changes, ledger, now) {
                     Ok((lease, retry_at, bounce)) => {
                         Some(Prepared::Settle { lease, retry_at, bounce, answer })
                     }
@@ -160,19 +176,50 @@ impl Committer {
                     }
                 }
             }
-            Change::RetryNow { id, answer } => {
-                let entries = self.shared.state().schedule.entries(id).collect();
-                Some(Prepared::RetryNow { entries, answer })
-            }
-            Change::Remove { id, answer } => {
-                let state = self.shared.state();
-                let entries: Vec<EntryId> = state.schedule.entries(id).collect();
-                entries.iter().for_each(|entry| self.shared.store.remove_entry(changes, *entry));
-                let parts = state.parts.get(&id).copied().unwrap_or(0);
-                self.shared.store.remove_message(changes, id, parts);
-                Some(Prepared::Remove { entries, answer })
-            }
+            Change::Operate { id, verb, answer } => match self.write_verb(id, &verb, changes, ledger, now) {
+                Ok(entries) => Some(Prepared::Operate { entries, verb, answer }),
+                Err(error) => reply(answer, Err(error)),
+            },
         }
+    }
+
+    /// Adds what an operator asks for to the batch; gives the entries it concerns.
+    fn write_verb(
+        &self,
+        id: QueueId,
+        verb: &Verb,
+        changes: &mut Changes,
+        ledger: &mut Ledger,
+        now: Timestamp,
+    ) -> Result<Vec<EntryId>, QueueError> {
+        let state = self.shared.state();
+        let in_state = |entry: &EntryId, wanted| state.schedule.slot(*entry).map(Slot::state) == Some(wanted);
+        let concerned = |entry: &EntryId| match verb {
+            Verb::RetryNow => in_state(entry, EntryState::Queued),
+            Verb::Release => state.schedule.slot(*entry).is_some_and(|slot| slot.held.is_some()),
+            Verb::Hold { .. } | Verb::Bounce { .. } | Verb::Remove => true,
+        };
+        let entries: Vec<EntryId> = state.schedule.entries(id).filter(concerned).collect();
+        if *verb == Verb::Remove {
+            entries.iter().for_each(|entry| self.shared.store.remove_entry(changes, *entry));
+            let parts = state.parts.get(&id).copied().unwrap_or(0);
+            self.shared.store.remove_message(changes, id, parts);
+            ledger.removed += entries.len() as u64;
+            return Ok(entries);
+        }
+        drop(state);
+        for id in &entries {
+            let Some(mut entry) = self.shared.store.entry(*id)? else { continue };
+            match verb {
+                Verb::Hold { why } => entry.held = Some(why.clone()),
+                Verb::Bounce { why } => (entry.held, entry.doomed) = (None, Some(why.clone())),
+                Verb::Release => entry.held = None,
+                Verb::RetryNow | Verb::Remove => {}
+            }
+            entry.due = now;
+            self.shared.store.put_entry(changes, &entry)?;
+        }
+        Ok(entries)
     }
 
     /// Adds a message to the batch; `None` when it has been accepted before.
@@ -180,6 +227,7 @@ impl Committer {
         &self,
         mut message: NewMessage,
         changes: &mut Changes,
+        ledger: &mut Ledger,
         now: Timestamp,
     ) -> Result<Option<Written>, QueueError> {
         let id = message.record.id;
@@ -202,6 +250,7 @@ impl Committer {
         for entry in &entries {
             self.shared.store.put_entry(changes, entry)?;
         }
+        ledger.accepted += entries.len() as u64;
         Ok(Some(Written { record: message.record, inline: message.inline, entries }))
     }
 
@@ -209,19 +258,21 @@ impl Committer {
         &self,
         settlement: Settlement,
         changes: &mut Changes,
+        ledger: &mut Ledger,
         now: Timestamp,
-    ) -> Result<(Lease, Option<Timestamp>, Option<Written>), QueueError> {
+    ) -> Result<(Lease, Result<Timestamp, Closing>, Option<Written>), QueueError> {
         let Settlement { lease, recipients, next, bounce } = settlement;
         let id = lease.entry;
         let retry_at = match next {
-            Next::Done => {
+            Next::Done(closing) => {
+                ledger.close(closing);
                 self.shared.store.remove_entry(changes, id);
                 let state = self.shared.state();
                 if state.schedule.entries(id.message).all(|entry| entry == id) {
                     let parts = state.parts.get(&id.message).copied().unwrap_or(0);
                     self.shared.store.remove_message(changes, id.message, parts);
                 }
-                None
+                Err(closing)
             }
             Next::Retry { after, error } => {
                 let mut entry = self.shared.store.entry(id)?.ok_or(QueueError::Gone(id.message))?;
@@ -232,11 +283,11 @@ impl Committer {
                 entry.due = due;
                 entry.last_error = Some(error);
                 self.shared.store.put_entry(changes, &entry)?;
-                Some(due)
+                Ok(due)
             }
         };
         let bounce = match bounce {
-            Some(bounce) => self.write(bounce, changes, now)?,
+            Some(bounce) => self.write(bounce, changes, ledger, now)?,
             None => None,
         };
         Ok((lease, retry_at, bounce))
@@ -262,40 +313,49 @@ impl Committer {
                     let id = lease.entry;
                     let mut state = self.shared.state();
                     match retry_at {
-                        Some(due) => state.schedule.settled_for_retry(id, due),
-                        None => state.schedule.remove(id),
+                        Ok(due) => state.schedule.settled_for_retry(id, due),
+                        Err(closing) => {
+                            state.ledger.close(closing);
+                            state.schedule.remove(id);
+                        }
                     }
                     if !state.schedule.contains(id.message) {
                         state.parts.remove(&id.message);
                     }
                     drop(state);
-                    wake |= retry_at.is_some() || bounce.is_some();
+                    wake |= retry_at.is_ok() || bounce.is_some();
                     if let Some(bounce) = bounce {
                         self.admit(bounce, None, now);
                     }
                     let _ = answer.send(Ok(()));
                 }
-                Prepared::RetryNow { entries, answer } => {
-                    let mut state = self.shared.state();
-                    let made_due =
-                        entries.into_iter().filter(|entry| state.schedule.make_due(*entry, now)).count();
-                    drop(state);
+                Prepared::Operate { entries, verb, answer } => {
+                    self.operated(&entries, &verb, now);
                     wake = true;
-                    let _ = answer.send(Ok(made_due as u64));
-                }
-                Prepared::Remove { entries, answer } => {
-                    let mut state = self.shared.state();
-                    entries.iter().for_each(|entry| state.schedule.remove(*entry));
-                    if let Some(first) = entries.first() {
-                        state.parts.remove(&first.message);
-                    }
-                    drop(state);
                     let _ = answer.send(Ok(entries.len() as u64));
                 }
             }
         }
         if wake {
             self.shared.changed.notify_waiters();
+        }
+    }
+
+    /// Memory follows what an operator asked for.
+    fn operated(&self, entries: &[EntryId], verb: &Verb, now: Timestamp) {
+        let mut state = self.shared.state();
+        for entry in entries {
+            match verb {
+                Verb::Hold { why } => state.schedule.hold(*entry, why),
+                Verb::RetryNow | Verb::Release | Verb::Bounce { .. } => state.schedule.make_due(*entry, now),
+                Verb::Remove => {
+                    state.ledger.removed += 1;
+                    state.schedule.remove(*entry);
+                }
+            }
+        }
+        if let (Verb::Remove, Some(first)) = (verb, entries.first()) {
+            state.parts.remove(&first.message);
         }
     }
 
@@ -308,8 +368,9 @@ impl Committer {
         if written.record.parts > 0 {
             state.parts.insert(id, written.record.parts);
         }
+        state.ledger.accepted += written.entries.len() as u64;
         for entry in &written.entries {
-            state.schedule.insert(entry.id, &entry.next_hop, now, 0);
+            state.schedule.insert(entry.id, &entry.next_hop, now, 0, None);
         }
         let Some(request) = lease.filter(|request| written.entries.len() <= request.max) else {
             return Vec::new();
@@ -340,9 +401,7 @@ impl Committer {
                     drop(answer.send(Err(told())))
                 }
                 Prepared::Accept { answer, .. } => drop(answer.send(Err(told()))),
-                Prepared::RetryNow { answer, .. } | Prepared::Remove { answer, .. } => {
-                    drop(answer.send(Err(told())))
-                }
+                Prepared::Operate { answer, .. } => drop(answer.send(Err(told()))),
             }
         }
     }

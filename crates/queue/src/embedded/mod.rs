@@ -22,8 +22,8 @@ use self::committer::{Change, Committer};
 use self::schedule::Schedule;
 use self::store::{Store, unavailable};
 use crate::{
-    Accepted, Depth, Entry, EntryState, Lease, LeaseRequest, Leased, ListFilter, MessageRecord, NewMessage,
-    Page, Queue, QueueError, Settlement, Timestamp,
+    Accepted, Depth, Entry, EntryState, Lease, LeaseRequest, Leased, Ledger, ListFilter, MessageRecord,
+    NewMessage, Page, Queue, QueueError, Settlement, Timestamp, Verb,
 };
 
 /// Changes that wait for the committer at most; more wait in their callers.
@@ -41,6 +41,8 @@ struct State {
     staged: HashMap<QueueId, (u32, Timestamp)>,
     /// How many parts the content of a message has, where it has any.
     parts: HashMap<QueueId, u32>,
+    /// The account, but for what is queued.
+    ledger: Ledger,
     /// A write has failed: what is in memory can no longer be trusted to be on disk.
     failed: bool,
 }
@@ -80,7 +82,7 @@ impl EmbeddedQueue {
         let mut state = State::default();
         let mut entries = 0_u64;
         store.each_entry(None, |entry| {
-            state.schedule.insert(entry.id, &entry.next_hop, entry.due, entry.epoch);
+            state.schedule.insert(entry.id, &entry.next_hop, entry.due, entry.epoch, entry.held.as_deref());
             entries += 1;
             true
         })?;
@@ -92,6 +94,8 @@ impl EmbeddedQueue {
                 state.parts.insert(record.id, record.parts);
             }
         })?;
+        // A folder from before there was an account begins one with what is in it.
+        state.ledger = store.ledger()?.unwrap_or(Ledger { accepted: entries, ..Ledger::default() });
         let orphans = store.sweep_orphans(|id| state.schedule.contains(id))?;
         tracing::info!(folder = %folder.display(), entries, orphans, "embedded queue opened");
         let shared = Arc::new(Shared { store, state: Mutex::new(state), changed: Notify::new() });
@@ -134,6 +138,7 @@ fn present(state: &State, mut entry: Entry) -> Option<Entry> {
     entry.due = slot.due;
     entry.epoch = slot.epoch;
     entry.worker = slot.worker.as_ref().map(ToString::to_string);
+    entry.held = slot.held.as_ref().map(ToString::to_string);
     Some(entry)
 }
 
@@ -261,12 +266,13 @@ impl Queue for EmbeddedQueue {
         .await
     }
 
-    async fn retry_now(&self, id: QueueId) -> Result<u64, QueueError> {
-        self.change(|answer| Change::RetryNow { id, answer }).await
+    async fn operate(&self, id: QueueId, verb: &Verb) -> Result<u64, QueueError> {
+        self.change(|answer| Change::Operate { id, verb: verb.clone(), answer }).await
     }
 
-    async fn remove(&self, id: QueueId) -> Result<u64, QueueError> {
-        self.change(|answer| Change::Remove { id, answer }).await
+    async fn ledger(&self) -> Result<Ledger, QueueError> {
+        let state = self.shared.state();
+        Ok(Ledger { queued: state.schedule.len(), ..state.ledger })
     }
 
     async fn check(&self) -> Result<(), QueueError> {
@@ -295,5 +301,7 @@ fn first_entry(message: &NewMessage, number: u32, now: Timestamp) -> Option<Entr
         expires: now.after(new.max_age),
         last_error: None,
         worker: None,
+        held: None,
+        doomed: None,
     })
 }

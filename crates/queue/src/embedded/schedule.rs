@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use message::QueueId;
 
-use crate::{Depth, EntryId, EntryState, Lease, LeaseRequest, NextHop, Timestamp};
+use crate::{Depth, EntryId, EntryState, Lease, LeaseRequest, MAX_LOST_LEASES, NextHop, Timestamp};
 
 /// What is known of an entry without reading the disk.
 #[derive(Debug)]
@@ -19,11 +19,19 @@ pub(super) struct Slot {
     pub(super) worker: Option<Arc<str>>,
     /// Its settlement is being written: the lease can neither end nor be given again.
     settling: bool,
+    /// Why it is held, or will be when its lease ends.
+    pub(super) held: Option<Arc<str>>,
+    /// Leases in a row that ended without a word.
+    lost: u32,
 }
 
 impl Slot {
     pub(super) fn state(&self) -> EntryState {
-        if self.worker.is_some() { EntryState::Leased } else { EntryState::Queued }
+        match (&self.worker, &self.held) {
+            (Some(_), _) => EntryState::Leased,
+            (None, Some(_)) => EntryState::Held,
+            (None, None) => EntryState::Queued,
+        }
     }
 }
 
@@ -40,16 +48,40 @@ pub(super) struct Schedule {
     /// Entries of each message.
     messages: HashMap<QueueId, Vec<u32>>,
     queued: u64,
+    held: u64,
 }
 
 impl Schedule {
-    /// Adds an entry that waits; `epoch` is that of its last lease.
-    pub(super) fn insert(&mut self, id: EntryId, hop: &NextHop, due: Timestamp, epoch: u64) {
+    /// Adds an entry that waits, or is held; `epoch` is that of its last lease.
+    pub(super) fn insert(
+        &mut self,
+        id: EntryId,
+        hop: &NextHop,
+        due: Timestamp,
+        epoch: u64,
+        held: Option<&str>,
+    ) {
         let known = self.waiting.get_key_value(hop.0.as_str()).map(|(hop, _)| Arc::clone(hop));
         let hop = known.unwrap_or_else(|| hop.0.as_str().into());
         self.messages.entry(id.message).or_default().push(id.number);
-        self.slots.insert(id, Slot { hop: Arc::clone(&hop), due, epoch, worker: None, settling: false });
-        self.wait(&hop, due, id);
+        let held = held.map(Arc::from);
+        let slot = Slot { hop: Arc::clone(&hop), due, epoch, worker: None, settling: false, held, lost: 0 };
+        self.slots.insert(id, slot);
+        self.rest(id);
+    }
+
+    /// Puts an entry that nobody has in its place: among those that wait, or aside.
+    fn rest(&mut self, id: EntryId) {
+        let Some(slot) = self.slots.get(&id) else { return };
+        let (hop, due, held) = (Arc::clone(&slot.hop), slot.due, slot.held.is_some());
+        if held { self.held += 1 } else { self.wait(&hop, due, id) }
+    }
+
+    /// Takes an entry that nobody has out of its place.
+    fn unrest(&mut self, id: EntryId) {
+        let Some(slot) = self.slots.get(&id) else { return };
+        let (hop, due, held) = (Arc::clone(&slot.hop), slot.due, slot.held.is_some());
+        if held { self.held -= 1 } else { self.unwait(&hop, due, id) }
     }
 
     pub(super) fn contains(&self, message: QueueId) -> bool {
@@ -137,8 +169,12 @@ impl Schedule {
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.worker = None;
                 slot.due = end;
-                let hop = Arc::clone(&slot.hop);
-                self.wait(&hop, end, id);
+                slot.lost += 1;
+                if slot.lost >= MAX_LOST_LEASES {
+                    let why = format!("{} leases in a row ended without a word", slot.lost);
+                    slot.held.get_or_insert_with(|| why.into());
+                }
+                self.rest(id);
             }
         }
     }
@@ -163,9 +199,8 @@ impl Schedule {
         let Some(slot) = self.held(lease) else { return false };
         slot.worker = None;
         let end = std::mem::replace(&mut slot.due, now);
-        let hop = Arc::clone(&slot.hop);
         self.leases.remove(&(end, lease.entry));
-        self.wait(&hop, now, lease.entry);
+        self.rest(lease.entry);
         true
     }
 
@@ -187,19 +222,20 @@ impl Schedule {
             slot.worker = None;
             slot.settling = false;
             slot.due = due;
-            let hop = Arc::clone(&slot.hop);
-            self.wait(&hop, due, id);
+            slot.lost = 0;
+            self.rest(id);
         }
     }
 
     /// Forgets an entry, whatever it is doing.
     pub(super) fn remove(&mut self, id: EntryId) {
-        let Some(slot) = self.slots.remove(&id) else { return };
+        let Some(slot) = self.slots.get(&id) else { return };
         if slot.worker.is_some() {
             self.leases.remove(&(slot.due, id));
         } else {
-            self.unwait(&slot.hop, slot.due, id);
+            self.unrest(id);
         }
+        self.slots.remove(&id);
         if let Some(numbers) = self.messages.get_mut(&id.message) {
             numbers.retain(|number| *number != id.number);
             if numbers.is_empty() {
@@ -208,14 +244,37 @@ impl Schedule {
         }
     }
 
-    /// Makes a waiting entry due now. False when it is leased or unknown.
-    pub(super) fn make_due(&mut self, id: EntryId, now: Timestamp) -> bool {
-        let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.worker.is_none()) else { return false };
-        let before = std::mem::replace(&mut slot.due, now);
-        let hop = Arc::clone(&slot.hop);
-        self.unwait(&hop, before, id);
-        self.wait(&hop, now, id);
-        true
+    /// Makes an entry that nobody has due now, held or not; one that is leased is not held when it ends.
+    pub(super) fn make_due(&mut self, id: EntryId, now: Timestamp) {
+        let leased = self.slots.get(&id).is_none_or(|slot| slot.worker.is_some());
+        if !leased {
+            self.unrest(id);
+        }
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.held = None;
+        slot.lost = 0;
+        if !leased {
+            slot.due = now;
+            self.rest(id);
+        }
+    }
+
+    /// Puts an entry aside; one that is leased is when its lease ends.
+    pub(super) fn hold(&mut self, id: EntryId, why: &str) {
+        let leased = self.slots.get(&id).is_none_or(|slot| slot.worker.is_some());
+        if !leased {
+            self.unrest(id);
+        }
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.held = Some(why.into());
+        if !leased {
+            self.rest(id);
+        }
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> u64 {
+        self.slots.len() as u64
     }
 
     /// When there is next something to lease.
@@ -227,6 +286,7 @@ impl Schedule {
 
     pub(super) fn depth(&self, now: Timestamp) -> Depth {
         let oldest_due = self.heads.first().map_or(Duration::ZERO, |(due, _)| now.since(*due));
-        Depth { queued: self.queued, leased: self.slots.len() as u64 - self.queued, oldest_due }
+        let leased = self.len() - self.queued - self.held;
+        Depth { queued: self.queued, leased, held: self.held, oldest_due }
     }
 }

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch as WriteBatch, PersistMode};
 use message::QueueId;
 
-use crate::{Entry, EntryId, MessageRecord, QueueError, Timestamp};
+use crate::{Entry, EntryId, Ledger, MessageRecord, QueueError, Timestamp};
+
+/// The key of the account.
+const LEDGER: &str = "ledger";
 
 /// Memory for blocks read from disk, in octets.
 const CACHE: u64 = 64 * 1024 * 1024;
@@ -22,6 +25,8 @@ pub(super) struct Store {
     content: Keyspace,
     /// Message id ⇒ when it was accepted: what makes accept idempotent.
     seen: Keyspace,
+    /// `ledger` ⇒ the account, as JSON.
+    account: Keyspace,
 }
 
 /// Changes that become durable together.
@@ -73,6 +78,7 @@ impl Store {
             entries: keyspace("entries")?,
             content: keyspace("content")?,
             seen: keyspace("seen")?,
+            account: keyspace("account")?,
             database,
         })
     }
@@ -95,6 +101,16 @@ impl Store {
     pub(super) fn put_entry(&self, changes: &mut Changes, entry: &Entry) -> Result<(), QueueError> {
         changes.0.insert(&self.entries, entry_key(entry.id), encode(entry)?);
         Ok(())
+    }
+
+    pub(super) fn put_ledger(&self, changes: &mut Changes, ledger: &Ledger) -> Result<(), QueueError> {
+        changes.0.insert(&self.account, LEDGER, encode(ledger)?);
+        Ok(())
+    }
+
+    pub(super) fn ledger(&self) -> Result<Option<Ledger>, QueueError> {
+        let found = self.account.get(LEDGER).map_err(|cause| unavailable("reading the queue", cause))?;
+        found.map(|octets| decode("the account of the queue", &octets)).transpose()
     }
 
     pub(super) fn put_content(&self, changes: &mut Changes, id: QueueId, number: u32, octets: Bytes) {

@@ -25,8 +25,7 @@ pub(super) enum Call {
     Renew,
     HandBack,
     Settle,
-    RetryNow,
-    Remove,
+    Operate,
     Show,
     List,
     Depth,
@@ -39,15 +38,14 @@ macro_rules! script {
 }
 
 /// The scripts, in the order of [`Call`].
-fn scripts() -> [Script; 10] {
+fn scripts() -> [Script; 9] {
     [
         script!("accept.lua"),
         script!("lease.lua"),
         script!("renew.lua"),
         script!("hand_back.lua"),
         script!("settle.lua"),
-        script!("retry_now.lua"),
-        script!("remove.lua"),
+        script!("operate.lua"),
         script!("show.lua"),
         script!("list.lua"),
         script!("depth.lua"),
@@ -64,7 +62,7 @@ pub(super) fn shard_of(id: QueueId, shards: usize) -> usize {
 pub(super) struct Client {
     connections: Vec<ConnectionManager>,
     turn: AtomicUsize,
-    scripts: [Script; 10],
+    scripts: [Script; 9],
     tags: Vec<String>,
     replicas: u32,
     patience: Duration,

@@ -2,6 +2,5 @@
 local entry = ARGV[1]
 if not held(entry, ARGV[2]) then return 0 end
 redis.call('ZREM', P .. 'leased', entry)
-redis.call('HDEL', P .. 'e:' .. entry, 'worker')
-enqueue(entry, redis.call('HGET', P .. 'e:' .. entry, 'hop'), now)
+rest(entry, now)
 return 1

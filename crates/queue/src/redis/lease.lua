@@ -1,8 +1,8 @@
--- ARGV: worker max lease_ms inline_limit, then the next hops to pass over.
+-- ARGV: worker max lease_ms inline_limit max_lost, then the next hops to pass over.
 local worker, left, inline_limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local ends = whole(now + tonumber(ARGV[3]))
 local except, excepted = {}, 0
-for at = 5, #ARGV do
+for at = 6, #ARGV do
   except[ARGV[at]] = true
   excepted = excepted + 1
 end
@@ -11,11 +11,14 @@ end
 local ended = redis.call('ZRANGEBYSCORE', P .. 'leased', '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, 100)
 for at = 1, #ended, 2 do
   local entry = ended[at]
+  local key = P .. 'e:' .. entry
   redis.call('ZREM', P .. 'leased', entry)
-  local hop = redis.call('HGET', P .. 'e:' .. entry, 'hop')
-  if hop then
-    redis.call('HDEL', P .. 'e:' .. entry, 'worker')
-    enqueue(entry, hop, tonumber(ended[at + 1]))
+  if redis.call('EXISTS', key) == 1 then
+    local lost = redis.call('HINCRBY', key, 'lost', 1)
+    if lost >= tonumber(ARGV[5]) then
+      redis.call('HSETNX', key, 'held', lost .. ' leases in a row ended without a word')
+    end
+    rest(entry, tonumber(ended[at + 1]))
   end
 end
 

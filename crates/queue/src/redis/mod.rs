@@ -25,8 +25,8 @@ pub use config::Config;
 use self::client::{Call, Client, shard_of};
 use self::rows::Row;
 use crate::{
-    Accepted, Depth, Entry, EntryId, EntryState, Lease, LeaseRequest, Leased, ListFilter, MessageRecord,
-    NewMessage, Next, Page, Queue, QueueError, Settlement, Timestamp,
+    Accepted, Closing, Depth, Entry, EntryId, EntryState, Lease, LeaseRequest, Leased, Ledger, ListFilter,
+    MAX_LOST_LEASES, MessageRecord, NewMessage, Next, Page, Queue, QueueError, Settlement, Timestamp, Verb,
 };
 
 /// Content up to this length comes along with its lease. Octets.
@@ -62,6 +62,11 @@ impl RedisQueue {
         self.client.shards()
     }
 
+    async fn counts(&self) -> Result<Vec<Counts>, QueueError> {
+        let ask = |shard| self.client.run("counting the queue", self.client.call(shard, Call::Depth));
+        try_join_all((0..self.shards()).map(ask)).await
+    }
+
     /// Leases from one shard.
     async fn lease_from(
         &self,
@@ -70,7 +75,11 @@ impl RedisQueue {
         request: &LeaseRequest,
     ) -> Result<Vec<Leased>, QueueError> {
         let mut call = self.client.call(shard, Call::Lease);
-        call.arg(&request.worker).arg(max).arg(millis(request.duration)).arg(INLINE_WITH_LEASE);
+        call.arg(&request.worker)
+            .arg(max)
+            .arg(millis(request.duration))
+            .arg(INLINE_WITH_LEASE)
+            .arg(MAX_LOST_LEASES);
         for hop in &request.except {
             call.arg(&hop.0);
         }
@@ -84,6 +93,18 @@ impl RedisQueue {
             }
         }
         Ok(leased)
+    }
+}
+
+/// What `depth.lua` gives.
+type Counts = (u64, u64, u64, u64, (u64, u64, u64, u64, u64));
+
+/// The column of the account.
+fn column(closing: Closing) -> &'static str {
+    match closing {
+        Closing::Delivered => "delivered",
+        Closing::Bounced => "bounced",
+        Closing::Expired => "expired",
     }
 }
 
@@ -126,6 +147,8 @@ fn leased_at_birth(message: NewMessage, request: &LeaseRequest, now: Timestamp) 
             expires: now.after(new.max_age),
             last_error: None,
             worker: Some(request.worker.clone()),
+            held: None,
+            doomed: None,
         };
         let lease = Lease { entry: id, epoch: 1 };
         Leased { lease, entry, message: Arc::clone(&record), inline: Some(inline.clone()), now }
@@ -218,8 +241,8 @@ impl Queue for RedisQueue {
         let mut call = self.client.call(shard, Call::Settle);
         call.arg(lease.entry.to_string()).arg(lease.epoch).arg(json(&recipients)?);
         match &next {
-            Next::Done => call.arg("").arg(""),
-            Next::Retry { after, error } => call.arg(millis(*after)).arg(error),
+            Next::Done(closing) => call.arg("").arg("").arg(column(*closing)),
+            Next::Retry { after, error } => call.arg(millis(*after)).arg(error).arg(""),
         };
         match &bounce {
             None => {
@@ -266,14 +289,11 @@ impl Queue for RedisQueue {
     }
 
     async fn depth(&self) -> Result<Depth, QueueError> {
-        let ask = |shard| async move {
-            let call = self.client.call(shard, Call::Depth);
-            self.client.run::<(u64, u64, u64)>("counting the queue", call).await
-        };
         let mut depth = Depth::default();
-        for (all, leased, oldest) in try_join_all((0..self.shards()).map(ask)).await? {
-            depth.queued += all.saturating_sub(leased);
+        for (all, leased, held, oldest, _) in self.counts().await? {
+            depth.queued += all.saturating_sub(leased + held);
             depth.leased += leased;
+            depth.held += held;
             depth.oldest_due = depth.oldest_due.max(Duration::from_millis(oldest));
         }
         Ok(depth)
@@ -290,6 +310,7 @@ impl Queue for RedisQueue {
             None => "",
             Some(EntryState::Queued) => "queued",
             Some(EntryState::Leased) => "leased",
+            Some(EntryState::Held) => "held",
         };
         let mut entries: Vec<(Entry, MessageRecord)> = Vec::new();
         let until = Instant::now() + LOOK_EVERY;
@@ -320,18 +341,28 @@ impl Queue for RedisQueue {
         Ok(Some((record, entries.collect::<Result<_, QueueError>>()?)))
     }
 
-    async fn retry_now(&self, id: QueueId) -> Result<u64, QueueError> {
-        let mut call = self.client.call(shard_of(id, self.shards()), Call::RetryNow);
-        call.arg(id.as_str());
-        let moved = self.client.run("making a message due", call).await?;
+    async fn operate(&self, id: QueueId, verb: &Verb) -> Result<u64, QueueError> {
+        let (name, why) = match verb {
+            Verb::RetryNow => ("retry", ""),
+            Verb::Hold { why } => ("hold", why.as_str()),
+            Verb::Release => ("release", ""),
+            Verb::Bounce { why } => ("bounce", why.as_str()),
+            Verb::Remove => ("remove", ""),
+        };
+        let mut call = self.client.call(shard_of(id, self.shards()), Call::Operate);
+        call.arg(id.as_str()).arg(name).arg(why);
+        let concerned = self.client.run_replicated("changing a message", call).await?;
         self.changed.notify_waiters();
-        Ok(moved)
+        Ok(concerned)
     }
 
-    async fn remove(&self, id: QueueId) -> Result<u64, QueueError> {
-        let mut call = self.client.call(shard_of(id, self.shards()), Call::Remove);
-        call.arg(id.as_str());
-        self.client.run_replicated("removing a message", call).await
+    async fn ledger(&self) -> Result<Ledger, QueueError> {
+        let mut ledger = Ledger::default();
+        for (all, _, _, _, account) in self.counts().await? {
+            let (accepted, delivered, bounced, expired, removed) = account;
+            ledger += Ledger { accepted, delivered, bounced, expired, removed, queued: all };
+        }
+        Ok(ledger)
     }
 
     async fn check(&self) -> Result<(), QueueError> {

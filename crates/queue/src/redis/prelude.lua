@@ -4,8 +4,10 @@
 --   TAG:hops       zset  next hop -> when its first entry is due; next hops with waiting entries alone
 --   TAG:due:HOP    zset  entry -> when it is due
 --   TAG:leased     zset  entry -> when its lease ends
+--   TAG:held       zset  entry -> when it was put aside
 --   TAG:all        zset  every entry, score 0, for listings
---   TAG:e:ENTRY    hash  hop recipients epoch attempts expires error worker
+--   TAG:ledger     hash  accepted delivered bounced expired removed: entries
+--   TAG:e:ENTRY    hash  hop recipients epoch attempts expires error worker held doomed lost
 --   TAG:m:MESSAGE  hash  record at body parts total open
 --   TAG:p:MESSAGE:N      a part of long content; it expires until its message is accepted
 --   TAG:seen:MESSAGE     the message was accepted; expires
@@ -37,6 +39,28 @@ local function unqueue(entry, hop)
   local was = redis.call('ZREM', P .. 'due:' .. hop, entry) == 1
   if was then follow(hop) end
   return was
+end
+
+-- Puts an entry that nobody has in its place: among those that wait, or aside.
+local function rest(entry, due)
+  local e = redis.call('HMGET', P .. 'e:' .. entry, 'hop', 'held')
+  if not e[1] then return end
+  redis.call('HDEL', P .. 'e:' .. entry, 'worker')
+  if e[2] then
+    redis.call('ZADD', P .. 'held', whole(now), entry)
+  else
+    enqueue(entry, e[1], due)
+  end
+end
+
+-- Calls `each` with every entry of a message that is there, and its next hop.
+local function each_entry(message, each)
+  local total = tonumber(redis.call('HGET', P .. 'm:' .. message, 'total') or '0')
+  for number = 0, total - 1 do
+    local entry = message .. '.' .. number
+    local hop = redis.call('HGET', P .. 'e:' .. entry, 'hop')
+    if hop then each(entry, hop) end
+  end
 end
 
 -- Whether `epoch` still holds the entry.
@@ -74,6 +98,7 @@ local function admit(at, worker, ends)
   redis.call('SET', P .. 'seen:' .. id, '1', 'EX', 7200)
   redis.call('HSET', P .. 'm:' .. id, 'record', record, 'at', whole(now), 'body', body,
     'parts', parts, 'total', count, 'open', count)
+  redis.call('HINCRBY', P .. 'ledger', 'accepted', count)
   for number = 0, count - 1 do
     local from = at + 5 + 3 * number
     local entry, hop = id .. '.' .. number, ARGV[from]
@@ -95,16 +120,18 @@ end
 -- An entry as it is told to the caller; false when it or its message is gone.
 local function tell(entry, state, due)
   local e = redis.call('HMGET', P .. 'e:' .. entry, 'hop', 'recipients', 'epoch', 'attempts', 'expires',
-    'error', 'worker')
+    'error', 'worker', 'held', 'doomed')
   local m = redis.call('HMGET', P .. 'm:' .. message_of(entry), 'record', 'at')
   if not e[1] or not m[1] then return false end
-  return { entry, state, due, e[3], e[4], e[5], e[1], e[2], e[6], e[7], m[1], m[2] }
+  return { entry, state, due, e[3], e[4], e[5], e[1], e[2], e[6], e[7], e[8], e[9], m[1], m[2] }
 end
 
--- The same for an entry that may be waiting or leased.
+-- The same for an entry that may be waiting, leased or held.
 local function tell_any(entry)
   local ends = redis.call('ZSCORE', P .. 'leased', entry)
   if ends then return tell(entry, 'leased', ends) end
+  local since = redis.call('ZSCORE', P .. 'held', entry)
+  if since then return tell(entry, 'held', since) end
   local hop = redis.call('HGET', P .. 'e:' .. entry, 'hop')
   local due = hop and redis.call('ZSCORE', P .. 'due:' .. hop, entry)
   return due and tell(entry, 'queued', due)

@@ -20,6 +20,8 @@ pub(super) struct Row {
     recipients: Vec<u8>,
     error: Option<String>,
     worker: Option<String>,
+    held: Option<String>,
+    doomed: Option<String>,
     record: Vec<u8>,
     accepted_at: u64,
     body: Option<Vec<u8>>,
@@ -30,10 +32,14 @@ impl FromRedisValue for Row {
         let mut fields = Vec::<Value>::from_redis_value(value)?.into_iter();
         let mut next = || fields.next().unwrap_or(Value::Nil);
         let entry = String::from_redis_value(next())?;
-        let leased = String::from_redis_value(next())? == "leased";
+        let state = match String::from_redis_value(next())?.as_str() {
+            "leased" => EntryState::Leased,
+            "held" => EntryState::Held,
+            _ => EntryState::Queued,
+        };
         Ok(Self {
             entry,
-            state: if leased { EntryState::Leased } else { EntryState::Queued },
+            state,
             due: FromRedisValue::from_redis_value(next())?,
             epoch: FromRedisValue::from_redis_value(next())?,
             attempts: FromRedisValue::from_redis_value(next())?,
@@ -42,6 +48,8 @@ impl FromRedisValue for Row {
             recipients: FromRedisValue::from_redis_value(next())?,
             error: FromRedisValue::from_redis_value(next())?,
             worker: FromRedisValue::from_redis_value(next())?,
+            held: FromRedisValue::from_redis_value(next())?,
+            doomed: FromRedisValue::from_redis_value(next())?,
             record: FromRedisValue::from_redis_value(next())?,
             accepted_at: FromRedisValue::from_redis_value(next())?,
             body: FromRedisValue::from_redis_value(next())?,
@@ -79,6 +87,8 @@ impl Row {
             expires: Timestamp(self.expires),
             last_error: self.error,
             worker: self.worker,
+            held: self.held,
+            doomed: self.doomed,
         };
         Ok((entry, record))
     }
