@@ -16,6 +16,44 @@ async fn queue(world: &World, settings: &Settings, arguments: &[&str]) -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_can_be_held_released_and_returned() -> Result<()> {
+    let world = World::new().await?;
+    let sink = Sink::smtp().await?;
+    sink.reply(Verb::Rcpt, "450 4.2.0 not now");
+    let port = sink.address().port();
+    let (settings, process) = world.start_all(|settings| settings.outbound_port = port).await?;
+    let (alice, carol) = (at("alice", HOSTED), at("carol", REMOTE));
+    let mut ids = Vec::new();
+    for name in ["kept", "returned"] {
+        let reply = submit(&settings, &[&carol], &Message::new(&alice, &carol, name).text()).await?;
+        ids.push(queue_id(&reply)?);
+        queue(&world, &settings, &["hold", ids.last().context("an id")?, "--why", "looks odd"]).await?;
+    }
+    let held = async || {
+        let listed = queue(&world, &settings, &["list", "--state", "held"]).await.unwrap_or_default();
+        ids.iter().all(|id| listed.contains(id)) && listed.contains("held: looks odd")
+    };
+    wait::until_true("both to be held", ARRIVAL, held).await?;
+    sink.behave();
+
+    queue(&world, &settings, &["bounce", &ids[1], "--why", "it was a mistake"]).await?;
+    let bounce = world.mailbox("alice").wait_for("it was a mistake", ARRIVAL).await?;
+    ensure!(bounce.contains("carol@remote.test") && bounce.contains("Status: 5.0.0"), "{bounce}");
+    ensure!(sink.count() == 0, "what is held is not sent");
+    queue(&world, &settings, &["release", &ids[0]]).await?;
+    sink.wait_for("kept", ARRIVAL).await?;
+    ensure!(sink.count() == 1, "what was returned is not sent");
+
+    let settled = async || {
+        let told = queue(&world, &settings, &["account"]).await.unwrap_or_default();
+        told.contains("accepted   3\ndelivered  2\nbounced    1\n") && told.contains("accounted for.")
+    };
+    wait::until_true("the account to be closed", ARRIVAL, settled).await?;
+    ensure!(process.metric("mail_unaccounted_messages").await? == 0.0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_queue_can_be_worked_on() -> Result<()> {
     let world = World::new().await?;
     let sink = Sink::smtp().await?;

@@ -10,7 +10,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use message::QueueId;
-use queue::{Entry, EntryState, ListFilter, MessageRecord, Page, Queue, QueueError};
+use queue::{Entry, EntryState, Ledger, ListFilter, MessageRecord, Page, Queue, QueueError, Verb};
 use serde::{Deserialize, Serialize};
 
 type Shared = Arc<dyn Queue>;
@@ -22,7 +22,8 @@ pub(crate) fn router(queue: Shared) -> Router {
     Router::new()
         .route("/entries", get(entries))
         .route("/messages/{id}", get(show).delete(remove))
-        .route("/messages/{id}/retry", post(retry))
+        .route("/messages/{id}/{verb}", post(operate))
+        .route("/account", get(account))
         .layer(from_fn(refuse_strangers))
         .with_state(queue)
 }
@@ -133,24 +134,59 @@ struct Moved {
     entries: u64,
 }
 
-async fn retry(State(queue): State<Shared>, Path(id): Path<String>) -> Result<Json<Moved>, Failure> {
+#[derive(Deserialize)]
+struct Reason {
+    why: Option<String>,
+}
+
+/// A reason when the caller gives none.
+const BY_OPERATOR: &str = "an operator asked for it";
+
+async fn operate(
+    State(queue): State<Shared>,
+    Path((id, verb)): Path<(String, String)>,
+    Query(reason): Query<Reason>,
+) -> Result<Json<Moved>, Failure> {
+    let why = reason.why.unwrap_or_else(|| BY_OPERATOR.to_owned());
+    let verb = match verb.as_str() {
+        "retry" => Verb::RetryNow,
+        "hold" => Verb::Hold { why },
+        "release" => Verb::Release,
+        "bounce" => Verb::Bounce { why },
+        other => {
+            let text = format!("{other:?} is no verb: use retry, hold, release or bounce");
+            return Err(Failure(StatusCode::NOT_FOUND, text));
+        }
+    };
     let id = parse(&id)?;
     if queue.show(id).await?.is_none() {
         return Err(absent(id));
     }
-    let entries = queue.retry_now(id).await?;
-    tracing::info!(queue_id = %id, entries, "operator made entries due");
-    Ok(Json(Moved { entries }))
+    apply(&queue, id, &verb).await
 }
 
 async fn remove(State(queue): State<Shared>, Path(id): Path<String>) -> Result<Json<Moved>, Failure> {
     let id = parse(&id)?;
-    let entries = queue.remove(id).await?;
-    if entries == 0 {
-        return Err(absent(id));
-    }
-    tracing::info!(queue_id = %id, entries, "operator removed entries");
+    let moved = apply(&queue, id, &Verb::Remove).await?;
+    if moved.entries == 0 { Err(absent(id)) } else { Ok(moved) }
+}
+
+async fn apply(queue: &Shared, id: QueueId, verb: &Verb) -> Result<Json<Moved>, Failure> {
+    let entries = queue.operate(id, verb).await?;
+    tracing::info!(queue_id = %id, ?verb, entries, "operator changed a message");
     Ok(Json(Moved { entries }))
+}
+
+#[derive(Serialize)]
+struct Account {
+    #[serde(flatten)]
+    ledger: Ledger,
+    unaccounted: i64,
+}
+
+async fn account(State(queue): State<Shared>) -> Result<Json<Account>, Failure> {
+    let ledger = queue.ledger().await?;
+    Ok(Json(Account { unaccounted: ledger.unaccounted(), ledger }))
 }
 
 #[cfg(test)]

@@ -149,7 +149,10 @@ impl Attempts {
             .map(|(place, recipient)| (place, recipient.address.clone()))
             .collect();
         let tried_in_vain = entry.attempts > 0 || entry.epoch > HOPELESS_EPOCH;
-        let (route, outcomes, answer) = if leased.now >= entry.expires && tried_in_vain {
+        let (route, outcomes, answer) = if let Some(why) = &entry.doomed {
+            let text = format!("the postmaster returned the message: {why}");
+            ("none", all(open, RecipientOutcome::Failed(failure("5.0.0", &text))), Answer::Unknown)
+        } else if leased.now >= entry.expires && tried_in_vain {
             ("none", expired(leased, open), Answer::Unknown)
         } else if let Some(failure) = unreachable {
             ("none", all(open, RecipientOutcome::Deferred(failure)), Answer::Unknown)

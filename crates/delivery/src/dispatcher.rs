@@ -169,10 +169,15 @@ impl Dispatcher {
                 Ok(depth) => {
                     metrics::gauge!("packetboat_queue_entries", "state" => "queued").set(depth.queued as f64);
                     metrics::gauge!("packetboat_queue_entries", "state" => "leased").set(depth.leased as f64);
+                    metrics::gauge!("packetboat_queue_entries", "state" => "held").set(depth.held as f64);
                     metrics::gauge!("packetboat_queue_oldest_due_seconds")
                         .set(depth.oldest_due.as_secs_f64());
                 }
                 Err(error) => tracing::debug!(error = %with_causes(&error), "queue depth cannot be measured"),
+            }
+            match self.queue.ledger().await {
+                Ok(ledger) => metrics::gauge!("mail_unaccounted_messages").set(ledger.unaccounted() as f64),
+                Err(error) => tracing::debug!(error = %with_causes(&error), "the account cannot be read"),
             }
             sleep(self.config.measure).await;
         }

@@ -4,13 +4,16 @@
 use std::time::Duration;
 
 use message::{Failure, Recipient, Standing};
-use queue::{Entry, Next, Timestamp};
+use queue::{Closing, Entry, Next, Timestamp};
 
 use crate::config::RetryConfig;
 use crate::transfer::RecipientOutcome;
 
 /// The wait doubles at most so often: a first wait of a second has become a century by then.
 const MAX_DOUBLINGS: u32 = 31;
+
+/// Delivery time expired (RFC 3463 §3.5).
+const GIVEN_UP: &str = "4.4.7";
 
 /// What one attempt comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,9 +70,26 @@ pub(crate) fn judge(
         let after = wait(retry, entry.attempts, chance).min(left);
         Next::Retry { after, error: error.unwrap_or_else(|| "no answer for some recipients".to_owned()) }
     } else {
-        Next::Done
+        Next::Done(closing(&recipients))
     };
     Judgement { recipients, next, failed, delivered, deferred }
+}
+
+/// How an entry ends whose recipients are all final. A refusal weighs more than a lack of time.
+fn closing(recipients: &[Recipient]) -> Closing {
+    let failures = || {
+        recipients.iter().filter_map(|recipient| match &recipient.standing {
+            Standing::Failed(failure) => Some(failure),
+            _ => None,
+        })
+    };
+    if failures().next().is_none() {
+        Closing::Delivered
+    } else if failures().all(|failure| failure.status == GIVEN_UP) {
+        Closing::Expired
+    } else {
+        Closing::Bounced
+    }
 }
 
 /// The wait after an attempt, when `attempts` were settled before it.
@@ -88,7 +108,7 @@ pub(crate) fn given_up(last: Option<&Failure>) -> Failure {
         None => "no delivery was possible in the time allowed".to_owned(),
     };
     Failure {
-        status: "4.4.7".to_owned(),
+        status: GIVEN_UP.to_owned(),
         reply: last.and_then(|failure| failure.reply.clone()),
         remote_mta: last.and_then(|failure| failure.remote_mta.clone()),
         text,
@@ -126,6 +146,8 @@ mod tests {
             expires: Timestamp(1_000_000_000),
             last_error: None,
             worker: None,
+            held: None,
+            doomed: None,
         }
     }
 
@@ -157,7 +179,7 @@ mod tests {
     #[test]
     fn an_entry_without_open_recipients_is_done() {
         let judged = judge(&entry(1), vec![(0, delivered())], &RetryConfig::default(), Timestamp(0), 0.5);
-        assert_eq!(judged.next, Next::Done);
+        assert_eq!(judged.next, Next::Done(Closing::Delivered));
     }
 
     #[test]
@@ -185,6 +207,6 @@ mod tests {
         let Standing::Failed(failure) = &judged.recipients[0].standing else { panic!("still open") };
         assert_eq!((failure.status.as_str(), failure.reply.as_deref()), ("4.4.7", Some("450 later")));
         assert!(failure.text.contains("greylisted"));
-        assert_eq!((judged.next, judged.failed), (Next::Done, vec![0]));
+        assert_eq!((judged.next, judged.failed), (Next::Done(Closing::Expired), vec![0]));
     }
 }

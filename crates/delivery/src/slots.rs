@@ -281,6 +281,8 @@ mod tests {
             expires: Timestamp(0),
             last_error: None,
             worker: None,
+            held: None,
+            doomed: None,
         };
         let message = MessageRecord {
             id: id.message,

@@ -88,6 +88,29 @@ pub(crate) enum Verb {
         /// The queue id
         id: String,
     },
+    /// Put a message aside: it is not tried until it is released
+    Hold {
+        /// The queue id
+        id: String,
+        /// Why, for other operators
+        #[arg(long)]
+        why: Option<String>,
+    },
+    /// Let a held message go on
+    Release {
+        /// The queue id
+        id: String,
+    },
+    /// Give a message up: its sender gets a bounce
+    Bounce {
+        /// The queue id
+        id: String,
+        /// Why, for the sender
+        #[arg(long)]
+        why: Option<String>,
+    },
+    /// Show the account of the queue: what came of every entry that was accepted
+    Account,
     /// Remove a message from the queue; its sender gets no bounce
     Remove {
         /// The queue id
@@ -120,6 +143,8 @@ pub(crate) enum State {
     Queued,
     /// In a worker's hands
     Leased,
+    /// Put aside
+    Held,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

@@ -234,6 +234,8 @@ fn leased(content: Content) -> Leased {
         expires: Timestamp(1),
         last_error: None,
         worker: None,
+        held: None,
+        doomed: None,
     };
     let lease = Lease { entry: entry.id, epoch: 1 };
     Leased { lease, entry, message: Arc::new(record), inline: Some(content), now: Timestamp(0) }
@@ -298,10 +300,11 @@ impl Queue for NoQueue {
     async fn show(&self, _: QueueId) -> Result<Option<(MessageRecord, Vec<Entry>)>, QueueError> {
         unavailable()
     }
-    async fn retry_now(&self, _: QueueId) -> Result<u64, QueueError> {
+    async fn operate(&self, _: QueueId, _: &queue::Verb) -> Result<u64, QueueError> {
         unavailable()
     }
-    async fn remove(&self, _: QueueId) -> Result<u64, QueueError> {
+
+    async fn ledger(&self) -> Result<queue::Ledger, QueueError> {
         unavailable()
     }
     async fn check(&self) -> Result<(), QueueError> {

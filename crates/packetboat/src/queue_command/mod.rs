@@ -4,7 +4,7 @@ mod client;
 mod print;
 
 use anyhow::{Context, Result};
-use queue::{Entry, EntryState, MessageRecord};
+use queue::{Entry, EntryState, Ledger, MessageRecord};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
@@ -39,6 +39,14 @@ struct Moved {
     entries: u64,
 }
 
+/// The account of the queue.
+#[derive(Debug, Deserialize)]
+struct Account {
+    #[serde(flatten)]
+    ledger: Ledger,
+    unaccounted: i64,
+}
+
 /// Runs one command.
 pub(crate) fn run(arguments: &Queue) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -64,6 +72,29 @@ async fn dispatch(arguments: &Queue) -> Result<()> {
                 entries => println!("{entries} of the entries of {id} are due now"),
             })
         }
+        Verb::Hold { id, why } => {
+            let answer = client.post(&verb_path(id, "hold", why.as_deref())).await?;
+            show(answer, output, |moved: Moved| {
+                println!(
+                    "{} of the entries of {id} are held; one that is being tried is, unless it succeeds",
+                    moved.entries
+                )
+            })
+        }
+        Verb::Release { id } => {
+            let answer = client.post(&verb_path(id, "release", None)).await?;
+            show(answer, output, |moved: Moved| match moved.entries {
+                0 => println!("no entry of {id} was held"),
+                entries => println!("{entries} of the entries of {id} are due now"),
+            })
+        }
+        Verb::Bounce { id, why } => {
+            let answer = client.post(&verb_path(id, "bounce", why.as_deref())).await?;
+            show(answer, output, |moved: Moved| {
+                println!("{} of the entries of {id} are given up: the sender is told", moved.entries)
+            })
+        }
+        Verb::Account => show(client.get("account").await?, output, print::account),
         Verb::Remove { id } => {
             let answer = client.delete(&format!("messages/{}", escaped(id))).await?;
             show(answer, output, |moved: Moved| {
@@ -71,6 +102,11 @@ async fn dispatch(arguments: &Queue) -> Result<()> {
             })
         }
     }
+}
+
+fn verb_path(id: &str, verb: &str, why: Option<&str>) -> String {
+    let why = why.map(|why| format!("?why={}", escaped(why))).unwrap_or_default();
+    format!("messages/{}/{verb}{why}", escaped(id))
 }
 
 /// Where the process answers.
@@ -124,10 +160,12 @@ fn query(list: &List, cursor: Option<&str>) -> String {
     let state = list.state.map(|state| match state {
         State::Queued => EntryState::Queued,
         State::Leased => EntryState::Leased,
+        State::Held => EntryState::Held,
     });
     let state = state.map(|state| match state {
         EntryState::Queued => "queued",
         EntryState::Leased => "leased",
+        EntryState::Held => "held",
     });
     let given = [("next_hop", list.next_hop.as_deref()), ("state", state), ("cursor", cursor)];
     let mut query = format!("limit={}", list.limit);

@@ -7,7 +7,7 @@ use jiff::Timestamp as Time;
 use message::{Envelope, Recipient, Standing};
 use queue::{Entry, EntryState, Timestamp};
 
-use super::{Listed, Shown};
+use super::{Account, Listed, Shown};
 
 /// Longest text in a column of the listing.
 const MAX_COLUMN: usize = 60;
@@ -70,6 +70,23 @@ pub(super) fn message(shown: Shown) {
     }
 }
 
+/// What came of every entry that was accepted.
+pub(super) fn account(account: Account) {
+    let Account { ledger, unaccounted } = account;
+    println!("accepted   {}", ledger.accepted);
+    println!("delivered  {}", ledger.delivered);
+    println!("bounced    {}", ledger.bounced);
+    println!("expired    {}", ledger.expired);
+    println!("removed    {}", ledger.removed);
+    println!("queued     {}", ledger.queued);
+    match unaccounted {
+        0 => println!("Every entry is accounted for."),
+        count => {
+            println!("{count} entries are UNACCOUNTED FOR: this is a fault, keep the store and report it.")
+        }
+    }
+}
+
 /// The reverse-path; the null one as SMTP writes it.
 fn sender(envelope: &Envelope) -> String {
     envelope.reverse_path.mailbox().map_or_else(|| "<>".to_owned(), ToString::to_string)
@@ -106,6 +123,8 @@ fn addresses(recipients: &[Recipient]) -> String {
 
 fn state(entry: &Entry) -> String {
     match (entry.state, &entry.worker) {
+        (EntryState::Held, _) => format!("held: {}", entry.held.as_deref().unwrap_or("no reason given")),
+        (EntryState::Queued, _) if entry.doomed.is_some() => "to be returned".to_owned(),
         (EntryState::Queued, _) => format!("due {}", distance(entry.due)),
         (EntryState::Leased, Some(worker)) => format!("being tried by {worker}"),
         (EntryState::Leased, None) => "being tried".to_owned(),

@@ -71,6 +71,9 @@ enum Prepared {
     Operate { entries: Vec<EntryId>, verb: Verb, answer: Answer<u64> },
 }
 
+/// A settlement whose writes are in the batch: when the entry is due again, or how it ended.
+type Settled = (Lease, Result<Timestamp, Closing>, Option<Written>);
+
 pub(super) struct Committer {
     shared: Arc<Shared>,
     received: mpsc::Receiver<Change>,
@@ -260,7 +263,7 @@ impl Committer {
         changes: &mut Changes,
         ledger: &mut Ledger,
         now: Timestamp,
-    ) -> Result<(Lease, Result<Timestamp, Closing>, Option<Written>), QueueError> {
+    ) -> Result<Settled, QueueError> {
         let Settlement { lease, recipients, next, bounce } = settlement;
         let id = lease.entry;
         let retry_at = match next {

@@ -105,12 +105,12 @@ impl Queue for Faulty {
         self.inner.show(id).await
     }
 
-    async fn retry_now(&self, id: QueueId) -> Result<u64, QueueError> {
-        self.inner.retry_now(id).await
+    async fn operate(&self, id: QueueId, verb: &queue::Verb) -> Result<u64, QueueError> {
+        self.inner.operate(id, verb).await
     }
 
-    async fn remove(&self, id: QueueId) -> Result<u64, QueueError> {
-        self.inner.remove(id).await
+    async fn ledger(&self) -> Result<queue::Ledger, QueueError> {
+        self.inner.ledger().await
     }
 
     async fn check(&self) -> Result<(), QueueError> {
