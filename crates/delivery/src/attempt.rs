@@ -141,6 +141,13 @@ impl Attempts {
     ) -> (Settlement, Answer) {
         let started = Instant::now();
         let entry = &leased.entry;
+        if let Some(doubt) = &entry.doubt {
+            metrics::counter!("packetboat_delivery_in_doubt_total").increment(1);
+            tracing::warn!(
+                peer = doubt.peer,
+                "the attempt before did not tell its end, this may deliver twice"
+            );
+        }
         let open: Open = entry
             .recipients
             .iter()
@@ -250,6 +257,7 @@ impl Attempts {
     fn new_transfer(&self, leased: &Arc<Leased>, open: &Open) -> Transfer {
         let envelope = &leased.message.envelope;
         let (queue, held) = (Arc::clone(&self.queue), Arc::clone(leased));
+        let (account, lease) = (Arc::clone(&self.queue), leased.lease);
         Transfer {
             id: leased.message.id,
             reverse_path: envelope.reverse_path.clone(),
@@ -257,6 +265,10 @@ impl Attempts {
             smtputf8: envelope.smtputf8,
             eight_bit: envelope.eight_bit,
             size: leased.message.size,
+            before_end: Box::new(move |peer| {
+                let queue = Arc::clone(&account);
+                Box::pin(async move { queue.doubt(&lease, &peer).await })
+            }),
             content: Box::new(move || ContentReader::new(Arc::clone(&queue), &held)),
         }
     }

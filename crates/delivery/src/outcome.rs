@@ -148,6 +148,7 @@ mod tests {
             worker: None,
             held: None,
             doomed: None,
+            doubt: None,
         }
     }
 

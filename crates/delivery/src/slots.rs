@@ -283,6 +283,7 @@ mod tests {
             worker: None,
             held: None,
             doomed: None,
+            doubt: None,
         };
         let message = MessageRecord {
             id: id.message,

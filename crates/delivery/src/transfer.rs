@@ -1,6 +1,8 @@
 //! What is handed to a transport, and what comes back.
 
+use futures::future::BoxFuture;
 use message::{Failure, QueueId};
+use queue::QueueError;
 use smtp::{Mailbox, ReversePath};
 
 use crate::content::ContentReader;
@@ -19,6 +21,9 @@ pub struct Transfer {
     pub eight_bit: bool,
     /// Length of the content in octets, for `SIZE=`.
     pub size: u64,
+    /// Asked, with the peer's name, before the end of the message goes out: writes down that the peer
+    /// may have it from then on. When it fails, the message is not ended.
+    pub before_end: Box<dyn Fn(String) -> BoxFuture<'static, Result<(), QueueError>> + Send + Sync>,
     /// Makes a fresh cursor over the content, for each try.
     pub content: Box<dyn Fn() -> ContentReader + Send + Sync>,
 }

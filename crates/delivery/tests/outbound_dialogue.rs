@@ -240,6 +240,9 @@ async fn content_that_must_not_or_cannot_be_sent_never_gets_its_final_dot() {
 
     let line = one(offer(PIPELINING, go(), &unreadable_transfer(ONE)).await);
     assert_eq!(line, "deferred 4.3.0: this server could not read the message from its queue");
+
+    let line = one(offer(PIPELINING, go(), &stale_transfer(ONE)).await);
+    assert_eq!(line, "deferred 4.3.0: this server could not write to its queue");
 }
 
 #[tokio::test]

@@ -51,6 +51,7 @@ where
     held_entries_wait_for_their_release(make().await).await;
     a_leased_entry_is_held_when_its_lease_ends(make().await).await;
     a_bounce_asked_for_reaches_the_next_worker(make().await).await;
+    a_doubt_is_kept_until_it_is_settled(make().await).await;
     an_entry_that_kills_its_workers_is_held(make().await).await;
     the_account_balances(make().await).await;
     depth_counts(make().await).await;
@@ -380,6 +381,24 @@ async fn a_bounce_asked_for_reaches_the_next_worker(queue: Subject) {
     assert_eq!(queue.operate(id, &verb).await.expect("bounce"), 1);
     let leased = lease_one(&queue, LONG).await;
     assert_eq!(leased.entry.doomed.as_deref(), Some("not wanted"));
+}
+
+async fn a_doubt_is_kept_until_it_is_settled(queue: Subject) {
+    let id = accept(&queue, &["mx:a"]).await;
+    let first = lease_one(&queue, SHORT).await;
+    queue.doubt(&first.lease, "mx.example").await.expect("doubt");
+    let second = lease_one(&queue, LONG).await;
+    let doubt = second.entry.doubt.clone().expect("the next worker is told");
+    assert_eq!(doubt.peer, "mx.example");
+    assert!(doubt.since.0 > 0);
+    assert!(is_stale(queue.doubt(&first.lease, "mx.example").await), "a stale lease may end a message");
+    assert!(only_entry(&queue, id).await.doubt.is_some());
+    queue.settle(retry(&second, Duration::from_millis(1))).await.expect("settle");
+    assert_eq!(only_entry(&queue, id).await.doubt, None);
+    let third = lease_one(&queue, LONG).await;
+    queue.doubt(&third.lease, "mx.example").await.expect("doubt");
+    queue.settle(done(&third)).await.expect("settle");
+    assert!(is_stale(queue.doubt(&third.lease, "mx.example").await));
 }
 
 async fn an_entry_that_kills_its_workers_is_held(queue: Subject) {

@@ -246,6 +246,18 @@ pub struct Entry {
     /// Why it is to fail without another attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doomed: Option<String>,
+    /// An attempt that went as far as the end of the message, and is not settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<Doubt>,
+}
+
+/// An attempt of which only its worker knows how it ended: the next hop may have the message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubt {
+    /// The host that was being given the message.
+    pub peer: String,
+    /// Since when, by the store's clock.
+    pub since: Timestamp,
 }
 
 /// The right to attempt an entry until it ends.

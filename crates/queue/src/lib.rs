@@ -20,8 +20,8 @@ use bytes::Bytes;
 use message::QueueId;
 
 pub use entry::{
-    Closing, Entry, EntryId, EntryState, Lease, Leased, Ledger, MessageRecord, NewEntry, NewMessage, Next,
-    NextHop, Settlement, Timestamp, Verb,
+    Closing, Doubt, Entry, EntryId, EntryState, Lease, Leased, Ledger, MessageRecord, NewEntry, NewMessage,
+    Next, NextHop, Settlement, Timestamp, Verb,
 };
 pub use error::QueueError;
 
@@ -124,6 +124,13 @@ pub trait Queue: Send + Sync + 'static {
     /// # Errors
     /// [`QueueError::StaleLease`] when the epoch is not the entry's present one.
     async fn renew(&self, lease: &Lease, duration: Duration) -> Result<(), QueueError>;
+
+    /// Writes down that `peer` is about to have the whole message: until the settlement, the entry is in
+    /// doubt. A worker asks for it before it ends the message; so one whose lease is stale never does.
+    ///
+    /// # Errors
+    /// [`QueueError::StaleLease`] when the epoch is not the entry's present one.
+    async fn doubt(&self, lease: &Lease, peer: &str) -> Result<(), QueueError>;
 
     /// Hands a lease back untried: due at once, no attempt counted. A stale lease is no error.
     async fn hand_back(&self, lease: &Lease) -> Result<(), QueueError>;

@@ -287,6 +287,9 @@ impl Transaction<'_> {
             return Err(self.malformed());
         }
         encoded.drain(..).for_each(|piece| pieces.push(piece));
+        if let Err(error) = (self.transfer.before_end)(self.connection.peer.to_string()).await {
+            return Err(self.not_ours(&error));
+        }
         self.send_pieces(&mut pieces).await
     }
 
@@ -313,6 +316,17 @@ impl Transaction<'_> {
         tracing::error!(queue_id = %self.transfer.id, error = error as &dyn std::error::Error,
             "content cannot be read from the queue");
         let text = "this server could not read the message from its queue".to_owned();
+        let mut failure = self.connection.peer.obstacle("4.3.0", text).failure;
+        failure.remote_mta = None;
+        self.settle_accepted(&RecipientOutcome::Deferred(failure));
+        After::Spent
+    }
+
+    /// The queue does not let us end the message: another worker has it, or the store is away.
+    fn not_ours(&mut self, error: &queue::QueueError) -> After {
+        tracing::warn!(queue_id = %self.transfer.id, error = error as &dyn std::error::Error,
+            "message is not ended, since the queue cannot tell that it is still ours");
+        let text = "this server could not write to its queue".to_owned();
         let mut failure = self.connection.peer.obstacle("4.3.0", text).failure;
         failure.remote_mta = None;
         self.settle_accepted(&RecipientOutcome::Deferred(failure));

@@ -190,8 +190,16 @@ pub fn transfer_of(slices: &[&str], recipients: &[&str]) -> Transfer {
         smtputf8: false,
         eight_bit: false,
         size,
+        before_end: Box::new(|_| Box::pin(async { Ok(()) })),
         content: Box::new(move || ContentReader::new(Arc::new(NoQueue), &leased)),
     }
+}
+
+/// A transfer whose lease is gone before the end of the message.
+pub fn stale_transfer(recipients: &[&str]) -> Transfer {
+    let mut whole = transfer(recipients);
+    whole.before_end = Box::new(|_| Box::pin(async { Err(QueueError::StaleLease) }));
+    whole
 }
 
 /// A transfer whose content ends in an error of the store.
@@ -236,6 +244,7 @@ fn leased(content: Content) -> Leased {
         worker: None,
         held: None,
         doomed: None,
+        doubt: None,
     };
     let lease = Lease { entry: entry.id, epoch: 1 };
     Leased { lease, entry, message: Arc::new(record), inline: Some(content), now: Timestamp(0) }
@@ -276,6 +285,9 @@ impl Queue for NoQueue {
         unavailable()
     }
     async fn renew(&self, _: &Lease, _: Duration) -> Result<(), QueueError> {
+        unavailable()
+    }
+    async fn doubt(&self, _: &Lease, _: &str) -> Result<(), QueueError> {
         unavailable()
     }
     async fn hand_back(&self, _: &Lease) -> Result<(), QueueError> {

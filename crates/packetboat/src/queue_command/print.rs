@@ -64,6 +64,9 @@ pub(super) fn message(shown: Shown) {
         if let Some(error) = &entry.last_error {
             println!("last error {}", plain(error));
         }
+        if let Some(doubt) = &entry.doubt {
+            println!("in doubt   {} may have it, since {}", plain(&doubt.peer), moment(doubt.since));
+        }
         for recipient in &entry.recipients {
             println!("recipient  {}", plain(&standing(recipient)));
         }

@@ -16,7 +16,7 @@ use super::schedule::Slot;
 use super::store::{Changes, unavailable};
 use super::{Shared, first_entry, now};
 use crate::{
-    Accepted, Closing, Entry, EntryId, EntryState, Lease, LeaseRequest, Leased, Ledger, MessageRecord,
+    Accepted, Closing, Doubt, Entry, EntryId, EntryState, Lease, LeaseRequest, Leased, Ledger, MessageRecord,
     NewMessage, Next, QueueError, Settlement, Timestamp, Verb,
 };
 
@@ -35,6 +35,7 @@ pub(super) enum Change {
     Stage { id: QueueId, number: u32, octets: Bytes, answer: Answer<()> },
     Accept { message: Box<NewMessage>, lease: Option<LeaseRequest>, answer: Answer<Accepted> },
     Settle { settlement: Box<Settlement>, answer: Answer<()> },
+    Doubt { lease: Lease, peer: String, answer: Answer<()> },
     Operate { id: QueueId, verb: Verb, answer: Answer<u64> },
 }
 
@@ -44,6 +45,7 @@ impl Change {
             Self::Stage { id, .. } | Self::Operate { id, .. } => *id,
             Self::Accept { message, .. } => message.record.id,
             Self::Settle { settlement, .. } => settlement.lease.entry.message,
+            Self::Doubt { lease, .. } => lease.entry.message,
         }
     }
 
@@ -68,6 +70,7 @@ enum Prepared {
     Stage { id: QueueId, number: u32, answer: Answer<()> },
     Accept { written: Written, lease: Option<LeaseRequest>, answer: Answer<Accepted> },
     Settle { lease: Lease, retry_at: Result<Timestamp, Closing>, bounce: Option<Written>, answer: Answer<()> },
+    Doubt { answer: Answer<()> },
     Operate { entries: Vec<EntryId>, verb: Verb, answer: Answer<u64> },
 }
 
@@ -179,11 +182,31 @@ impl Committer {
                     }
                 }
             }
+            Change::Doubt { lease, peer, answer } => match self.write_doubt(&lease, peer, changes, now) {
+                Ok(()) => Some(Prepared::Doubt { answer }),
+                Err(error) => reply(answer, Err(error)),
+            },
             Change::Operate { id, verb, answer } => match self.write_verb(id, &verb, changes, ledger, now) {
                 Ok(entries) => Some(Prepared::Operate { entries, verb, answer }),
                 Err(error) => reply(answer, Err(error)),
             },
         }
+    }
+
+    fn write_doubt(
+        &self,
+        lease: &Lease,
+        peer: String,
+        changes: &mut Changes,
+        now: Timestamp,
+    ) -> Result<(), QueueError> {
+        if !self.shared.state().schedule.holds(lease, now) {
+            return Err(QueueError::StaleLease);
+        }
+        let mut entry = self.shared.store.entry(lease.entry)?.ok_or(QueueError::Gone(lease.entry.message))?;
+        entry.doubt = Some(Doubt { peer, since: now });
+        entry.epoch = lease.epoch;
+        self.shared.store.put_entry(changes, &entry)
     }
 
     /// Adds what an operator asks for to the batch; gives the entries it concerns.
@@ -285,6 +308,7 @@ impl Committer {
                 entry.attempts += 1;
                 entry.due = due;
                 entry.last_error = Some(error);
+                entry.doubt = None;
                 self.shared.store.put_entry(changes, &entry)?;
                 Ok(due)
             }
@@ -332,6 +356,7 @@ impl Committer {
                     }
                     let _ = answer.send(Ok(()));
                 }
+                Prepared::Doubt { answer } => drop(answer.send(Ok(()))),
                 Prepared::Operate { entries, verb, answer } => {
                     self.operated(&entries, &verb, now);
                     wake = true;
@@ -400,9 +425,9 @@ impl Committer {
         let told = || unavailable("writing to the queue on disk", error.to_string());
         for change in prepared {
             match change {
-                Prepared::Stage { answer, .. } | Prepared::Settle { answer, .. } => {
-                    drop(answer.send(Err(told())))
-                }
+                Prepared::Stage { answer, .. }
+                | Prepared::Settle { answer, .. }
+                | Prepared::Doubt { answer } => drop(answer.send(Err(told()))),
                 Prepared::Accept { answer, .. } => drop(answer.send(Err(told()))),
                 Prepared::Operate { answer, .. } => drop(answer.send(Err(told()))),
             }

@@ -212,6 +212,10 @@ impl Queue for EmbeddedQueue {
         if renewed { Ok(()) } else { Err(QueueError::StaleLease) }
     }
 
+    async fn doubt(&self, lease: &Lease, peer: &str) -> Result<(), QueueError> {
+        self.change(|answer| Change::Doubt { lease: *lease, peer: peer.to_owned(), answer }).await
+    }
+
     async fn hand_back(&self, lease: &Lease) -> Result<(), QueueError> {
         if self.shared.state().schedule.hand_back(lease, now()) {
             self.shared.changed.notify_waiters();
@@ -303,5 +307,6 @@ fn first_entry(message: &NewMessage, number: u32, now: Timestamp) -> Option<Entr
         worker: None,
         held: None,
         doomed: None,
+        doubt: None,
     })
 }

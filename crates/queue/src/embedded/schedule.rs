@@ -184,6 +184,11 @@ impl Schedule {
         (slot.worker.is_some() && slot.epoch == lease.epoch && !slot.settling).then_some(slot)
     }
 
+    /// Whether a lease is the entry's present one, and has not ended.
+    pub(super) fn holds(&mut self, lease: &Lease, now: Timestamp) -> bool {
+        self.held(lease).is_some_and(|slot| slot.due > now)
+    }
+
     /// Moves a lease's end. False when it is stale.
     pub(super) fn renew(&mut self, lease: &Lease, now: Timestamp, duration: Duration) -> bool {
         let end = now.after(duration);

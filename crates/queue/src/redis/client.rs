@@ -23,6 +23,7 @@ pub(super) enum Call {
     Accept,
     Lease,
     Renew,
+    Doubt,
     HandBack,
     Settle,
     Operate,
@@ -38,11 +39,12 @@ macro_rules! script {
 }
 
 /// The scripts, in the order of [`Call`].
-fn scripts() -> [Script; 9] {
+fn scripts() -> [Script; 10] {
     [
         script!("accept.lua"),
         script!("lease.lua"),
         script!("renew.lua"),
+        script!("doubt.lua"),
         script!("hand_back.lua"),
         script!("settle.lua"),
         script!("operate.lua"),
@@ -62,7 +64,7 @@ pub(super) fn shard_of(id: QueueId, shards: usize) -> usize {
 pub(super) struct Client {
     connections: Vec<ConnectionManager>,
     turn: AtomicUsize,
-    scripts: [Script; 9],
+    scripts: [Script; 10],
     tags: Vec<String>,
     replicas: u32,
     patience: Duration,

@@ -149,6 +149,7 @@ fn leased_at_birth(message: NewMessage, request: &LeaseRequest, now: Timestamp) 
             worker: Some(request.worker.clone()),
             held: None,
             doomed: None,
+            doubt: None,
         };
         let lease = Lease { entry: id, epoch: 1 };
         Leased { lease, entry, message: Arc::clone(&record), inline: Some(inline.clone()), now }
@@ -220,6 +221,16 @@ impl Queue for RedisQueue {
         let mut call = self.client.call(shard_of(lease.entry.message, self.shards()), Call::Renew);
         call.arg(lease.entry.to_string()).arg(lease.epoch).arg(millis(duration));
         if self.client.run::<bool>("renewing a lease", call).await? {
+            Ok(())
+        } else {
+            Err(QueueError::StaleLease)
+        }
+    }
+
+    async fn doubt(&self, lease: &Lease, peer: &str) -> Result<(), QueueError> {
+        let mut call = self.client.call(shard_of(lease.entry.message, self.shards()), Call::Doubt);
+        call.arg(lease.entry.to_string()).arg(lease.epoch).arg(peer);
+        if self.client.run::<bool>("writing down a doubt", call).await? {
             Ok(())
         } else {
             Err(QueueError::StaleLease)

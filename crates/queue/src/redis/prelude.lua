@@ -7,7 +7,7 @@
 --   TAG:held       zset  entry -> when it was put aside
 --   TAG:all        zset  every entry, score 0, for listings
 --   TAG:ledger     hash  accepted delivered bounced expired removed: entries
---   TAG:e:ENTRY    hash  hop recipients epoch attempts expires error worker held doomed lost
+--   TAG:e:ENTRY    hash  hop recipients epoch attempts expires error worker held doomed lost doubt doubt_since
 --   TAG:m:MESSAGE  hash  record at body parts total open
 --   TAG:p:MESSAGE:N      a part of long content; it expires until its message is accepted
 --   TAG:seen:MESSAGE     the message was accepted; expires
@@ -120,10 +120,10 @@ end
 -- An entry as it is told to the caller; false when it or its message is gone.
 local function tell(entry, state, due)
   local e = redis.call('HMGET', P .. 'e:' .. entry, 'hop', 'recipients', 'epoch', 'attempts', 'expires',
-    'error', 'worker', 'held', 'doomed')
+    'error', 'worker', 'held', 'doomed', 'doubt', 'doubt_since')
   local m = redis.call('HMGET', P .. 'm:' .. message_of(entry), 'record', 'at')
   if not e[1] or not m[1] then return false end
-  return { entry, state, due, e[3], e[4], e[5], e[1], e[2], e[6], e[7], e[8], e[9], m[1], m[2] }
+  return { entry, state, due, e[3], e[4], e[5], e[1], e[2], e[6], e[7], e[8], e[9], e[10], e[11], m[1], m[2] }
 end
 
 -- The same for an entry that may be waiting, leased or held.

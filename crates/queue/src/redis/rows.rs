@@ -6,7 +6,7 @@ use bytes::Bytes;
 use message::Content;
 use redis::{FromRedisValue, ParsingError, Value};
 
-use crate::{Entry, EntryState, Lease, Leased, MessageRecord, NextHop, QueueError, Timestamp};
+use crate::{Doubt, Entry, EntryState, Lease, Leased, MessageRecord, NextHop, QueueError, Timestamp};
 
 /// One entry, as `tell` in `prelude.lua` gives it; with the content, where it came along.
 pub(super) struct Row {
@@ -22,6 +22,8 @@ pub(super) struct Row {
     worker: Option<String>,
     held: Option<String>,
     doomed: Option<String>,
+    doubt: Option<String>,
+    doubt_since: Option<u64>,
     record: Vec<u8>,
     accepted_at: u64,
     body: Option<Vec<u8>>,
@@ -50,6 +52,8 @@ impl FromRedisValue for Row {
             worker: FromRedisValue::from_redis_value(next())?,
             held: FromRedisValue::from_redis_value(next())?,
             doomed: FromRedisValue::from_redis_value(next())?,
+            doubt: FromRedisValue::from_redis_value(next())?,
+            doubt_since: FromRedisValue::from_redis_value(next())?,
             record: FromRedisValue::from_redis_value(next())?,
             accepted_at: FromRedisValue::from_redis_value(next())?,
             body: FromRedisValue::from_redis_value(next())?,
@@ -89,6 +93,9 @@ impl Row {
             worker: self.worker,
             held: self.held,
             doomed: self.doomed,
+            doubt: self
+                .doubt
+                .map(|peer| Doubt { peer, since: Timestamp(self.doubt_since.unwrap_or_default()) }),
         };
         Ok((entry, record))
     }

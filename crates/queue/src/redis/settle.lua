@@ -12,6 +12,7 @@ if ARGV[4] == '' then
 else
   redis.call('HINCRBY', key, 'attempts', 1)
   redis.call('HSET', key, 'recipients', ARGV[3], 'error', ARGV[5], 'lost', 0)
+  redis.call('HDEL', key, 'doubt', 'doubt_since')
   rest(entry, now + tonumber(ARGV[4]))
 end
 if ARGV[7] == '1' then admit(8, false, 0) end

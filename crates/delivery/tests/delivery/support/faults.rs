@@ -67,6 +67,10 @@ impl Queue for Faulty {
         self.inner.renew(lease, duration).await
     }
 
+    async fn doubt(&self, lease: &Lease, peer: &str) -> Result<(), QueueError> {
+        self.inner.doubt(lease, peer).await
+    }
+
     async fn hand_back(&self, lease: &Lease) -> Result<(), QueueError> {
         self.inner.hand_back(lease).await
     }

@@ -1,0 +1,4 @@
+-- ARGV: entry epoch peer. 1, or 0 when the lease is stale.
+if not held(ARGV[1], ARGV[2]) then return 0 end
+redis.call('HSET', P .. 'e:' .. ARGV[1], 'doubt', ARGV[3], 'doubt_since', whole(now))
+return 1
