@@ -6,6 +6,9 @@
 
 mod committer;
 mod schedule;
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod simulation;
 mod store;
 
 use std::collections::HashMap;
