@@ -11,6 +11,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use super::schedule::Schedule;
 use crate::{EntryId, EntryState, Lease, LeaseRequest, MAX_LOST_LEASES, NextHop, Timestamp};
 
+/// Steps of a run. Time goes by hundreds, so that moments often coincide.
 const STEPS: usize = 400;
 const HOPS: [&str; 4] = ["mx:a", "mx:b", "mx:c", "local:d"];
 
@@ -82,7 +83,7 @@ impl Run {
             7 => self.settle(),
             8 => self.hold_or_release(),
             9 => self.remove(),
-            _ => self.now += self.random.random_range(0..3000),
+            _ => self.now += 100 * self.random.random_range(0..30),
         }
     }
 
@@ -91,7 +92,7 @@ impl Run {
         let message = base.with_random(u128::from(self.random.next_u64()));
         for number in 0..u32::try_from(self.below(3) + 1).unwrap() {
             let (id, hop) = (EntryId { message, number }, HOPS[self.below(HOPS.len())]);
-            let due = self.now + self.random.random_range(0..1000);
+            let due = self.now + 100 * self.random.random_range(0..10);
             self.schedule.insert(id, &NextHop(hop.to_owned()), Timestamp(due), 0, None);
             self.known.insert(id, Known { hop, due, epoch: 0, leased: false, held: false, lost: 0 });
         }
@@ -109,7 +110,7 @@ impl Run {
     fn lease(&mut self) {
         let max = self.below(5);
         let except: Vec<&str> = HOPS.iter().copied().filter(|_| self.random.random_bool(0.2)).collect();
-        let duration = self.random.random_range(1..2000);
+        let duration = 100 * self.random.random_range(1..20);
         let request = LeaseRequest {
             worker: "sim".to_owned(),
             max,
