@@ -111,3 +111,33 @@ async fn what_was_accepted_survives_the_death_of_the_server() -> Result<()> {
     }
     Ok(())
 }
+
+async fn replicate(replica: &RedisServer, of: &RedisServer) -> Result<()> {
+    let mut connection = redis::Client::open(replica.url())?.get_multiplexed_async_connection().await?;
+    let (host, port) = (of.address().ip().to_string(), of.address().port());
+    Ok(redis::cmd("REPLICAOF").arg(host).arg(port).query_async::<()>(&mut connection).await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_too_few_replicas_have_is_withdrawn() -> Result<()> {
+    let (primary, mut replica) = (RedisServer::start().await?, RedisServer::start().await?);
+    replicate(&replica, &primary).await?;
+    let queue = RedisQueue::connect(&Config { replicas: 1, ..config(&primary) }).await?;
+    testkit::wait::until_true("the replica to follow", Duration::from_secs(20), async || {
+        queue.accept(common::message("mx:a"), None).await.is_ok()
+    })
+    .await?;
+    ensure!(queue.depth().await?.queued == 1, "attempts before that were withdrawn");
+
+    replica.kill9().await?;
+    let message = common::message("mx:a");
+    let told = queue.accept(message.clone(), None).await.err().context("accepted without a replica")?;
+    ensure!(
+        told.to_string().contains("accepting") && matches!(told, QueueError::Unavailable { .. }),
+        "{told}"
+    );
+    ensure!(queue.show(message.record.id).await?.is_none(), "it stayed, and would be delivered twice");
+    let ledger = queue.ledger().await?;
+    ensure!(ledger.unaccounted() == 0 && ledger.queued == 1, "{ledger:?}");
+    Ok(())
+}

@@ -14,6 +14,8 @@ use crate::QueueError;
 
 /// Connections to the server; each carries many calls at a time.
 const CONNECTIONS: usize = 4;
+/// Replicas acknowledge a change within this.
+const REPLICAS_WITHIN: Duration = Duration::from_secs(1);
 /// The oldest server whose commands are used.
 const OLDEST: (u32, u32) = (7, 0);
 
@@ -63,6 +65,8 @@ pub(super) fn shard_of(id: QueueId, shards: usize) -> usize {
 /// The server.
 pub(super) struct Client {
     connections: Vec<ConnectionManager>,
+    /// For calls that wait for replicas: they hold up what follows them on their connection.
+    waiting: Vec<ConnectionManager>,
     turn: AtomicUsize,
     scripts: [Script; 10],
     tags: Vec<String>,
@@ -87,16 +91,19 @@ impl Client {
             .set_max_delay(Duration::from_millis(500))
             .set_number_of_retries(1);
         let client = redis::Client::open(info).map_err(|error| failed(connecting(), error))?;
-        let mut connections = Vec::with_capacity(CONNECTIONS);
-        for _ in 0..CONNECTIONS {
+        let waiting = if config.replicas > 0 { CONNECTIONS } else { 0 };
+        let mut connections = Vec::with_capacity(CONNECTIONS + waiting);
+        for _ in 0..CONNECTIONS + waiting {
             let connected = ConnectionManager::new_with_config(client.clone(), settings.clone());
             let connected = timeout(config.connect_timeout * 2, connected)
                 .await
                 .map_err(|late| QueueError::Unavailable { doing: connecting(), cause: Box::new(late) })?;
             connections.push(connected.map_err(|error| failed(connecting(), error))?);
         }
+        let waiting = connections.split_off(CONNECTIONS);
         let client = Self {
             connections,
+            waiting,
             turn: AtomicUsize::new(0),
             scripts: scripts(),
             tags: (0..config.shards.clamp(1, 1024)).map(|shard| format!("{{q:{shard}}}")).collect(),
@@ -137,25 +144,31 @@ impl Client {
         self.within(doing, call.invoke_async(&mut connection)).await
     }
 
-    /// Runs a script whose change must be on `replicas` replicas before it counts.
+    /// Runs a script whose change has to be on `replicas` replicas. The second part of the answer says
+    /// whether it is; the first is the script's own, and has happened either way.
     pub(super) async fn run_replicated<T: FromRedisValue>(
         &self,
         doing: &str,
         call: ScriptInvocation<'_>,
-    ) -> Result<T, QueueError> {
-        let mut connection = self.connection();
-        let answer = self.within(doing, call.invoke_async(&mut connection)).await?;
+    ) -> Result<(T, Result<(), QueueError>), QueueError> {
         if self.replicas == 0 {
-            return Ok(answer);
+            return Ok((self.run(doing, call).await?, Ok(())));
         }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut connection = self.waiting[turn % self.waiting.len()].clone();
+        let answer = self.within(doing, call.invoke_async(&mut connection)).await?;
+        // WAIT is about the changes of its own connection.
         let mut wait = redis::cmd("WAIT");
-        wait.arg(self.replicas).arg(u64::try_from(self.patience.as_millis() / 2).unwrap_or(u64::MAX));
-        let holding: u32 = self.within(doing, wait.query_async(&mut connection)).await?;
-        if holding >= self.replicas {
-            return Ok(answer);
-        }
-        let cause = format!("{holding} of {} replicas have it (queue.redis.replicas)", self.replicas);
-        Err(QueueError::Unavailable { doing: self.doing(doing), cause: cause.into() })
+        wait.arg(self.replicas).arg(REPLICAS_WITHIN.as_millis() as u64);
+        let replicated = match self.within(doing, wait.query_async::<u32>(&mut connection)).await {
+            Ok(holding) if holding >= self.replicas => Ok(()),
+            Ok(holding) => {
+                let cause = format!("{holding} of {} replicas have it (queue.redis.replicas)", self.replicas);
+                Err(QueueError::Unavailable { doing: self.doing(doing), cause: cause.into() })
+            }
+            Err(error) => Err(error),
+        };
+        Ok((answer, replicated))
     }
 
     /// Runs one command.

@@ -67,6 +67,19 @@ impl RedisQueue {
         try_join_all((0..self.shards()).map(ask)).await
     }
 
+    /// Takes back a message that too few replicas have. Its sender is told to send it again, under another
+    /// id: if it stayed, it would be delivered twice.
+    async fn withdraw(&self, id: QueueId) {
+        match self.operate(id, &Verb::Remove).await {
+            Ok(_) => tracing::warn!(queue_id = %id, "too few replicas have the message, it is withdrawn"),
+            Err(error) => tracing::error!(
+                queue_id = %id,
+                error = &error as &dyn std::error::Error,
+                "a message that too few replicas have cannot be withdrawn, it may be delivered twice"
+            ),
+        }
+    }
+
     /// Leases from one shard.
     async fn lease_from(
         &self,
@@ -175,7 +188,14 @@ impl Queue for RedisQueue {
             None => call.arg("").arg(0),
         };
         add_message(&mut call, &message)?;
-        let (outcome, now): (i64, u64) = self.client.run_replicated("accepting a message", call).await?;
+        let (answer, replicated) = self.client.run_replicated("accepting a message", call).await?;
+        let (outcome, now): (i64, u64) = answer;
+        if outcome == 1
+            && let Err(shortfall) = replicated
+        {
+            self.withdraw(id).await;
+            return Err(shortfall);
+        }
         match outcome {
             1 => {}
             0 => return Ok(Accepted { fresh: false, leased: Vec::new() }),
@@ -271,8 +291,17 @@ impl Queue for RedisQueue {
                 });
             }
         }
-        if !self.client.run_replicated::<bool>("settling an entry", call).await? {
+        let (settled, replicated) = match bounce.is_some() {
+            true => self.client.run_replicated::<bool>("settling an entry", call).await?,
+            false => (self.client.run("settling an entry", call).await?, Ok(())),
+        };
+        if !settled {
             return Err(QueueError::StaleLease);
+        }
+        // A bounce is a message that we answer for. The settlement has happened here, and is not undone
+        // for want of replicas: a failover that loses it makes a duplicate, never a loss.
+        if let Err(shortfall) = replicated {
+            tracing::warn!(error = &shortfall as &dyn std::error::Error, "a bounce is on too few replicas");
         }
         if bounce.is_some() {
             self.changed.notify_waiters();
@@ -362,7 +391,7 @@ impl Queue for RedisQueue {
         };
         let mut call = self.client.call(shard_of(id, self.shards()), Call::Operate);
         call.arg(id.as_str()).arg(name).arg(why);
-        let concerned = self.client.run_replicated("changing a message", call).await?;
+        let concerned = self.client.run("changing a message", call).await?;
         self.changed.notify_waiters();
         Ok(concerned)
     }
