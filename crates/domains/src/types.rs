@@ -219,7 +219,7 @@ pub struct SecretRef {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Outbound {
-    /// Messages a minute at most.
+    /// Messages a minute at most. This version reads the number and does not enforce it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_per_minute: Option<u32>,
     /// How long delivery is tried.
