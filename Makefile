@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help demo run tools lint test bench sim fuzz crds
+.PHONY: help demo run tools lint test bench chaos sim fuzz crds
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ bench: tools ## Measure Packetboat and Postfix under the same load (MESSAGES=500
 	$(CARGO) build --release --package packetboat
 	PACKETBOAT_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/packetboat" \
 	$(CARGO) run --quiet --package packetboat-tests --bin bench
+
+chaos: tools ## Break things under load and balance the books: one line a fault
+	$(CARGO) build --package packetboat
+	@$(CARGO) run --quiet --package packetboat-tests --bin chaos
 
 sim: ## Run the queue's schedule against its model, SEEDS (10000) runs from FIRST_SEED (1)
 	SEEDS=$(or $(SEEDS),10000) $(CARGO) test --release --package queue --lib simulation -- --nocapture

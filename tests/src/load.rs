@@ -13,7 +13,7 @@ use testkit::ledger::{Balance, Ledger};
 use testkit::maildir::Maildir;
 use testkit::smtp::Client;
 use testkit::wait;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
 /// How long one reply may take before the client gives the connection up and tries again.
@@ -83,6 +83,23 @@ impl Running {
     /// How many messages were answered `250` so far.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// From now until `count` messages were answered `250`: the longest time in which none was.
+    pub fn longest_stall(&self, count: usize) -> JoinHandle<Duration> {
+        let accepted = Arc::clone(&self.accepted);
+        tokio::spawn(async move {
+            let (mut longest, mut seen, mut since) = (Duration::ZERO, 0, Instant::now());
+            while seen < count {
+                let now = accepted.load(Ordering::Relaxed);
+                longest = longest.max(since.elapsed());
+                if now > seen {
+                    (seen, since) = (now, Instant::now());
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+            longest
+        })
     }
 
     /// Waits until this many messages were answered `250`: the middle of the load.

@@ -59,8 +59,22 @@ impl Child {
 
     /// Asks the process to end (SIGTERM) without waiting.
     pub fn signal_terminate(&self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Stops the process where it stands (SIGSTOP), as a machine that hangs does.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets a frozen process go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("reading a process id")?;
-        kill_process(pid, Signal::TERM).with_context(|| format!("sending SIGTERM to {}", self.name))
+        kill_process(pid, signal).with_context(|| format!("sending {signal:?} to {}", self.name))
     }
 
     /// Waits until the process has ended by itself, at most `limit`.

@@ -71,6 +71,21 @@ impl RedisServer {
         }
     }
 
+    /// The server's process; none while it is ended.
+    pub fn child(&self) -> Option<&Child> {
+        self.child.as_ref()
+    }
+
+    /// Changes a setting of the running server.
+    pub async fn set(&self, name: &str, value: &str) -> Result<()> {
+        let mut stream = TcpStream::connect(self.address).await?;
+        stream.write_all(format!("CONFIG SET {name} {value}\r\n").as_bytes()).await?;
+        let mut answer = [0; 3];
+        timeout(START, stream.read_exact(&mut answer)).await??;
+        anyhow::ensure!(&answer == b"+OK", "CONFIG SET {name} {value} was refused");
+        Ok(())
+    }
+
     /// Ends the server in order.
     pub async fn stop(&mut self) -> Result<()> {
         match self.child.take() {
