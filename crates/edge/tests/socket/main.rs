@@ -3,8 +3,10 @@
 
 mod authentication;
 mod content;
+mod draining;
 mod limits;
 mod order;
+mod proxy;
 mod recipients;
 mod services;
 mod site;

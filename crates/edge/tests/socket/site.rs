@@ -51,10 +51,16 @@ pub(crate) const PASSWORD: &str = "open sesame";
 pub(crate) struct Site {
     pub(crate) mx: SocketAddr,
     pub(crate) submission: SocketAddr,
+    /// An `mx` listener behind a proxy on this machine.
+    pub(crate) proxied: SocketAddr,
+    /// One behind a proxy elsewhere.
+    pub(crate) proxied_elsewhere: SocketAddr,
+    /// Ends the edge in order.
+    pub(crate) stop: CancellationToken,
     pub(crate) verifier: Arc<FakeVerifier>,
     pub(crate) delivery: Arc<FakeDelivery>,
     _folder: TempDir,
-    _stop: DropGuard,
+    _guard: DropGuard,
 }
 
 impl Site {
@@ -82,27 +88,46 @@ impl Site {
         let delivery = Arc::new(FakeDelivery::default());
         let mut limits = Limits::default();
         adjust(&mut limits);
-        let listener = |name: &str, kind| Listener {
+        let listener = |name: &str, kind, proxies: &[&str]| Listener {
             name: name.to_owned(),
             kind,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             implicit_tls: false,
-            proxies: Vec::new(),
+            proxies: proxies.iter().filter_map(|network| network.parse().ok()).collect(),
         };
         let config = Config {
             hostname: "mx.test".to_owned(),
-            listeners: vec![listener("mx", Kind::Mx), listener("submission", Kind::Submission)],
+            listeners: vec![
+                listener("mx", Kind::Mx, &[]),
+                listener("submission", Kind::Submission, &[]),
+                listener("proxied", Kind::Mx, &["127.0.0.0/8"]),
+                listener("proxied-elsewhere", Kind::Mx, &["192.0.2.0/24"]),
+            ],
             limits,
         };
         let tls = ServerTls::load(&ServerTlsConfig::default(), folder.path(), "mx.test")?;
         let deps = Deps { domains, verifier: verifier.clone(), delivery: delivery.clone(), tls };
         let edge = edge::build(config, deps).await?;
         let addresses = edge.addresses();
-        let [(_, mx), (_, submission)] = addresses.as_slice() else { anyhow::bail!("{addresses:?}") };
-        let (mx, submission) = (*mx, *submission);
+        let [mx, submission, proxied, proxied_elsewhere] = addresses.as_slice() else {
+            anyhow::bail!("{addresses:?}")
+        };
+        let (mx, submission) = (mx.1, submission.1);
+        let (proxied, proxied_elsewhere) = (proxied.1, proxied_elsewhere.1);
         let stop = CancellationToken::new();
         tokio::spawn(edge.run(stop.clone()));
-        Ok(Self { mx, submission, verifier, delivery, _folder: folder, _stop: stop.drop_guard() })
+        let guard = stop.clone().drop_guard();
+        Ok(Self {
+            mx,
+            submission,
+            proxied,
+            proxied_elsewhere,
+            stop,
+            verifier,
+            delivery,
+            _folder: folder,
+            _guard: guard,
+        })
     }
 
     /// A greeted session at the `mx` listener.
