@@ -76,7 +76,7 @@ pub struct Limits {
     /// While a message comes in, 64 KiB or its end must come within this.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub data_timeout: Duration,
-    /// A session is ended after this, between transactions.
+    /// A session is ended after this. An open transaction has `command_timeout` more to reach its message.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub session_timeout: Duration,
     /// The verifier and delivery must answer within this after the end of a message. RFC 1047 asks

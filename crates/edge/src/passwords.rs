@@ -55,8 +55,7 @@ impl Passwords {
     pub(crate) async fn check(&self, client: IpAddr, credentials: Credentials) -> Outcome {
         let suspects =
             [Suspect::Client(network_of(client)), Suspect::Login(credentials.login.to_lowercase())];
-        let limits = [self.max_failures, self.max_failures.saturating_mul(LOGIN_FACTOR)];
-        if suspects.iter().zip(limits).any(|(suspect, limit)| self.failed(suspect) >= limit) {
+        if self.put_off(&suspects) {
             return Outcome::PutOff;
         }
         let index = self.domains.current();
@@ -69,6 +68,10 @@ impl Passwords {
             return Outcome::Refused;
         };
         let Ok(Ok(_turn)) = timeout(TURN, self.turns.acquire()).await else { return Outcome::Busy };
+        // While it waited, attempts in other sessions may have failed.
+        if self.put_off(&suspects) {
+            return Outcome::PutOff;
+        }
         let right = tokio::task::spawn_blocking(move || matches(&credentials, &hash)).await;
         match (user, right) {
             (Some(user), Ok(true)) => Outcome::Accepted(user),
@@ -81,6 +84,11 @@ impl Passwords {
                 Outcome::Busy
             }
         }
+    }
+
+    fn put_off(&self, suspects: &[Suspect; 2]) -> bool {
+        let limits = [self.max_failures, self.max_failures.saturating_mul(LOGIN_FACTOR)];
+        suspects.iter().zip(limits).any(|(suspect, limit)| self.failed(suspect) >= limit)
     }
 
     fn failed(&self, suspect: &Suspect) -> u32 {

@@ -49,7 +49,10 @@ impl Received<'_> {
             IpAddr::V4(ip) => format!("[{ip}]"),
             IpAddr::V6(ip) => format!("[IPv6:{ip}]"),
         };
-        let mut field = format!("Received: from {} ({literal})\r\n\tby {}", self.client_name, self.hostname);
+        // A header of ASCII stays one: the next hop may take nothing else.
+        let shown = |c: char| if self.smtputf8 || c.is_ascii() { c } else { '?' };
+        let client_name: String = self.client_name.chars().map(shown).collect();
+        let mut field = format!("Received: from {client_name} ({literal})\r\n\tby {}", self.hostname);
         // Writing to a String does not fail.
         let _ = write!(field, " with {} id {}", self.with(), self.id);
         if let Some(recipient) = self.only_recipient {

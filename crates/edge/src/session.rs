@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use domains::SubmissionUser;
@@ -188,8 +189,10 @@ impl Session {
             // A single octet does not buy more time: the deadline is the line's.
             let line_ends =
                 *deadline.get_or_insert_with(|| Instant::now() + self.shared.config.limits.command_timeout);
-            let (until, late) = if between && self.ends_at < line_ends {
-                (self.ends_at, End::TooOld)
+            let grace = if between { Duration::ZERO } else { self.shared.config.limits.command_timeout };
+            let session_ends = self.ends_at + grace;
+            let (until, late) = if session_ends < line_ends {
+                (session_ends, End::TooOld)
             } else {
                 (line_ends, End::TooSlow)
             };
@@ -210,11 +213,7 @@ impl Session {
             Err(LineError::TooLong) => {
                 return self.say(Reply::new(500, EnhancedCode(5, 5, 2), "The line is too long"));
             }
-            Err(LineError::BareControl) => {
-                let text = "A line ends in CRLF and holds no other CR, LF or NUL, closing";
-                self.connection.queue(&Reply::new(500, EnhancedCode(5, 5, 2), text));
-                return Err(End::Said);
-            }
+            Err(LineError::BareControl) => return Err(self.refuse_bare_control()),
         };
         let admitted = Command::parse(&line).and_then(|command| {
             self.rules.admit(&command)?;
@@ -224,6 +223,13 @@ impl Session {
             Ok(command) => self.execute(command).await,
             Err(reply) => self.say(reply),
         }
+    }
+
+    /// Components that disagree on where a line ends are how commands are smuggled: the session is over.
+    pub(crate) fn refuse_bare_control(&mut self) -> End {
+        let text = "A line ends in CRLF and holds no other CR, LF or NUL, closing";
+        self.connection.queue(&Reply::new(500, EnhancedCode(5, 5, 2), text));
+        End::Said
     }
 
     async fn execute(&mut self, command: Command) -> Result<(), End> {

@@ -1,7 +1,7 @@
 //! AUTH PLAIN and LOGIN (RFC 4954, RFC 4616).
 
 use smtp::sasl::{Credentials, decode_plain, decode_text};
-use smtp::{EnhancedCode, Reply};
+use smtp::{EnhancedCode, LineError, Reply};
 
 use crate::passwords::Outcome;
 use crate::session::{End, Session};
@@ -71,7 +71,14 @@ impl Session {
     /// Asks with 334 and gives the response, or the reply to a cancelled or broken exchange.
     async fn challenge(&mut self, text: &'static str) -> Result<Result<String, Reply>, End> {
         self.connection.queue(&Reply::plain(334, text));
-        let Ok(line) = self.next_response().await? else { return Ok(Err(malformed())) };
+        let line = match self.next_response().await? {
+            Ok(line) => line,
+            Err(LineError::TooLong) => {
+                let text = "The response is too long";
+                return Ok(Err(Reply::new(500, EnhancedCode(5, 5, 6), text)));
+            }
+            Err(LineError::BareControl) => return Err(self.refuse_bare_control()),
+        };
         if line.as_ref() == b"*" {
             return Ok(Err(Reply::new(501, EnhancedCode(5, 7, 0), "Authentication cancelled")));
         }

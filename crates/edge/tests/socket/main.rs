@@ -10,3 +10,4 @@ mod proxy;
 mod recipients;
 mod services;
 mod site;
+mod smuggling;

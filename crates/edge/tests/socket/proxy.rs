@@ -16,6 +16,19 @@ async fn from(site: &Site, address: &str) -> Result<Client> {
 }
 
 #[tokio::test]
+async fn the_client_is_the_one_behind_the_proxy() -> Result<()> {
+    let site = Site::start().await?;
+    let mut client = from(&site, "192.0.2.7").await?;
+    client.expect_reply(220).await?;
+    client.expect(250, "EHLO client.test").await?;
+    let reply = client.transaction("a@there.test", &["alice@here.test"], "Subject: x\r\n\r\ny\r\n").await?;
+    ensure!(reply.code == 250, "{reply}");
+    let prepend = String::from_utf8(site.only_stored()?.commit.prepend.to_vec())?;
+    ensure!(prepend.contains("Received: from client.test ([192.0.2.7])"), "{prepend}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn clients_behind_a_proxy_are_counted_each() -> Result<()> {
     let site = Site::with(|limits| limits.max_sessions_per_client = 1).await?;
     let mut first = from(&site, "192.0.2.7").await?;
@@ -28,13 +41,12 @@ async fn clients_behind_a_proxy_are_counted_each() -> Result<()> {
 #[tokio::test]
 async fn whoever_sends_no_header_is_not_spoken_to() -> Result<()> {
     let site = Site::start().await?;
-    let wrong = [
+    for octets in [
         "EHLO client.test\r\n",
         "PROXY TCP4 192.0.2.7\r\n",
         "PROXY TCP4 a b c d\r\n",
         "\r\n\r\n\0\r\nQUIT\n\x7f",
-    ];
-    for octets in wrong {
+    ] {
         let mut client = Client::open(site.proxied).await?;
         client.send_raw(octets.as_bytes()).await?;
         ensure!(client.reply().await.is_err(), "{octets:?}");

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use proto::{
-    AcceptBegin, AcceptResponse, Commit, Delivery, Disposition, End, ErrorCode, Frames, ProbeRequest,
-    ProbeResponse, ServiceError, SignBegin, SignResponse, SmtpReply, Verifier, VerifyResponse,
+    AcceptBegin, AcceptResponse, CHUNK_SIZE, Commit, Cut, Delivery, Disposition, End, ErrorCode, Frames,
+    ProbeRequest, ProbeResponse, ServiceError, SignBegin, SignResponse, SmtpReply, Verifier, VerifyResponse,
     accept_request, sign_request, verify_request,
 };
 use sha2::{Digest, Sha256};
@@ -52,7 +52,10 @@ impl Delivery for FakeDelivery {
         while let Some(frame) = frames.recv().await {
             match frame {
                 accept_request::Frame::Begin(first) => begin = Some(first),
-                accept_request::Frame::Chunk(chunk) => content.extend_from_slice(&chunk),
+                accept_request::Frame::Chunk(chunk) => {
+                    assert!(!chunk.is_empty() && chunk.len() <= CHUNK_SIZE);
+                    content.extend_from_slice(&chunk);
+                }
                 accept_request::Frame::Commit(commit) => {
                     assert_eq!(commit.size, content.len() as u64);
                     assert_eq!(commit.sha256, Sha256::digest(&content).to_vec());
@@ -71,13 +74,16 @@ impl Delivery for FakeDelivery {
     }
 }
 
+/// What the verifier leaves out of every message.
+pub(crate) const CUT: Cut = Cut { offset: 0, length: 1 };
+
 /// What the verifier says.
 #[derive(Clone)]
 pub(crate) enum Says {
-    Deliver,
-    Reject,
+    Verdict(Disposition, Option<SmtpReply>),
     Fails,
     Hangs,
+    Panics,
 }
 
 pub(crate) struct FakeVerifier {
@@ -87,14 +93,21 @@ pub(crate) struct FakeVerifier {
 }
 
 impl FakeVerifier {
+    /// Says this from now on: code, enhanced code and text of the reply.
+    pub(crate) fn verdict(&self, disposition: Disposition, reply: Option<(u32, &str, &str)>) {
+        let reply = reply.map(|(code, enhanced, text)| SmtpReply {
+            code,
+            enhanced: enhanced.to_owned(),
+            text: text.to_owned(),
+        });
+        *self.says.lock().unwrap() = Says::Verdict(disposition, reply);
+    }
+
     async fn say(&self) -> Result<(Disposition, Option<SmtpReply>), ServiceError> {
         let says = self.says.lock().unwrap().clone();
         match says {
-            Says::Deliver => Ok((Disposition::Deliver, None)),
-            Says::Reject => Ok((
-                Disposition::Reject,
-                Some(SmtpReply { code: 550, enhanced: "5.7.1".into(), text: "No, by policy".into() }),
-            )),
+            Says::Verdict(disposition, reply) => Ok((disposition, reply)),
+            Says::Panics => panic!("told to panic"),
             Says::Fails => Err(ServiceError::new(ErrorCode::Unavailable, "told to fail")),
             Says::Hangs => {
                 tokio::time::sleep(Duration::from_secs(3600)).await;
@@ -116,7 +129,7 @@ impl Verifier for FakeVerifier {
                 let (disposition, reply) = self.say().await?;
                 let prepend = "Authentication-Results: mx.test; none\r\n".into();
                 let disposition = disposition.into();
-                return Ok(VerifyResponse { disposition, reply, prepend, cuts: Vec::new() });
+                return Ok(VerifyResponse { disposition, reply, prepend, cuts: vec![CUT] });
             }
         }
         Err(ServiceError::new(ErrorCode::Aborted, "abandoned"))
@@ -134,7 +147,7 @@ impl Verifier for FakeVerifier {
                     self.signed.lock().unwrap().push(begin);
                     let (disposition, reply) = self.say().await?;
                     let disposition = disposition.into();
-                    return Ok(SignResponse { disposition, reply, prepend, cuts: Vec::new() });
+                    return Ok(SignResponse { disposition, reply, prepend, cuts: vec![CUT] });
                 }
             }
         }

@@ -1,12 +1,13 @@
-//! One edge with an `mx` and a `submission` listener, and the domain `here.test`.
+//! One edge with its listeners, and the domains it hosts.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use domains::{Domains, SecretsWanted, load_folder};
 use edge::config::{Kind, Limits, Listener};
 use edge::{Config, Deps};
+use proto::Disposition;
 use tempfile::TempDir;
 use testkit::corpus;
 use testkit::smtp::Client;
@@ -44,6 +45,15 @@ spec:
   inbound:
     recipients: {mode: Callout}
     route: {lmtp: {address: \"127.0.0.1:1\"}}
+---
+apiVersion: mail.packetboat.dev/v1alpha1
+kind: MailDomain
+metadata: {name: open, namespace: mail}
+spec:
+  domain: open.test
+  inbound:
+    recipients: {mode: AcceptAll}
+    route: {maildir: {path: mail}}
 ";
 
 pub(crate) const PASSWORD: &str = "open sesame";
@@ -51,16 +61,15 @@ pub(crate) const PASSWORD: &str = "open sesame";
 pub(crate) struct Site {
     pub(crate) mx: SocketAddr,
     pub(crate) submission: SocketAddr,
-    /// An `mx` listener behind a proxy on this machine.
+    /// Like `mx`, behind a proxy on this machine.
     pub(crate) proxied: SocketAddr,
-    /// One behind a proxy elsewhere.
+    /// Like `mx`, behind a proxy elsewhere.
     pub(crate) proxied_elsewhere: SocketAddr,
-    /// Ends the edge in order.
     pub(crate) stop: CancellationToken,
     pub(crate) verifier: Arc<FakeVerifier>,
     pub(crate) delivery: Arc<FakeDelivery>,
     _folder: TempDir,
-    _guard: DropGuard,
+    _stop: DropGuard,
 }
 
 impl Site {
@@ -81,42 +90,41 @@ impl Site {
         let wanted = SecretsWanted { submission_users: true, signing_keys: false };
         let domains = Domains::fixed(load_folder(folder.path(), wanted)?);
         let verifier = Arc::new(FakeVerifier {
-            says: Mutex::new(Says::Deliver),
+            says: Mutex::new(Says::Verdict(Disposition::Deliver, None)),
             ends: Mutex::default(),
             signed: Mutex::default(),
         });
         let delivery = Arc::new(FakeDelivery::default());
         let mut limits = Limits::default();
         adjust(&mut limits);
-        let listener = |name: &str, kind, proxies: &[&str]| Listener {
+        let listener = |name: &str, kind| Listener {
             name: name.to_owned(),
             kind,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             implicit_tls: false,
-            proxies: proxies.iter().filter_map(|network| network.parse().ok()).collect(),
+            proxies: Vec::new(),
+        };
+        let behind = |network: &str| -> Result<Listener> {
+            Ok(Listener { proxies: vec![network.parse()?], ..listener(network, Kind::Mx) })
         };
         let config = Config {
             hostname: "mx.test".to_owned(),
             listeners: vec![
-                listener("mx", Kind::Mx, &[]),
-                listener("submission", Kind::Submission, &[]),
-                listener("proxied", Kind::Mx, &["127.0.0.0/8"]),
-                listener("proxied-elsewhere", Kind::Mx, &["192.0.2.0/24"]),
+                listener("mx", Kind::Mx),
+                listener("submission", Kind::Submission),
+                behind("127.0.0.0/8")?,
+                behind("192.0.2.0/24")?,
             ],
             limits,
         };
         let tls = ServerTls::load(&ServerTlsConfig::default(), folder.path(), "mx.test")?;
         let deps = Deps { domains, verifier: verifier.clone(), delivery: delivery.clone(), tls };
         let edge = edge::build(config, deps).await?;
-        let addresses = edge.addresses();
-        let [mx, submission, proxied, proxied_elsewhere] = addresses.as_slice() else {
-            anyhow::bail!("{addresses:?}")
-        };
-        let (mx, submission) = (mx.1, submission.1);
-        let (proxied, proxied_elsewhere) = (proxied.1, proxied_elsewhere.1);
+        let addresses: Vec<SocketAddr> = edge.addresses().into_iter().map(|(_, address)| address).collect();
+        let [mx, submission, proxied, proxied_elsewhere] = addresses[..] else { bail!("{addresses:?}") };
         let stop = CancellationToken::new();
         tokio::spawn(edge.run(stop.clone()));
-        let guard = stop.clone().drop_guard();
+        let _stop = stop.clone().drop_guard();
         Ok(Self {
             mx,
             submission,
@@ -126,7 +134,7 @@ impl Site {
             verifier,
             delivery,
             _folder: folder,
-            _guard: guard,
+            _stop,
         })
     }
 
@@ -153,7 +161,7 @@ impl Site {
     /// The one message that was stored.
     pub(crate) fn only_stored(&self) -> Result<crate::services::Stored> {
         let mut stored = self.stored();
-        anyhow::ensure!(stored.len() == 1, "{} messages were stored", stored.len());
+        ensure!(stored.len() == 1, "{} messages were stored", stored.len());
         stored.pop().context("none")
     }
 }

@@ -209,7 +209,8 @@ impl Client {
         timeout(limit, drain).await.with_context(|| format!("the server kept the connection for {limit:?}"))
     }
 
-    async fn secure(&mut self) -> Result<()> {
+    /// Does the TLS handshake without looking at the certificate.
+    pub async fn secure(&mut self) -> Result<()> {
         let Some(stream) = self.stream.take() else { bail!("the connection is gone") };
         let name = ServerName::try_from("server.test")?;
         let handshake = tls::connector()?.connect(name, stream.into_inner());
