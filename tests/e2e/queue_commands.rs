@@ -99,3 +99,50 @@ async fn the_queue_can_be_worked_on() -> Result<()> {
     ensure!(!missing.status.success(), "a message that is not there is an error");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_entries_are_worked_on_at_once() -> Result<()> {
+    let world = World::new().await?;
+    let sink = Sink::smtp().await?;
+    let port = sink.address().port();
+    let (settings, _process) = world.start_all(|settings| settings.outbound_port = port).await?;
+    let run = async |arguments: &[&str]| queue(&world, &settings, arguments).await;
+    let (alice, carol) = (at("alice", HOSTED), at("carol", REMOTE));
+    let hop = format!("mx:{REMOTE}");
+
+    run(&["suspend", "--next-hop", &hop, "--why", "they asked us to"]).await?;
+    let listed = run(&["suspensions"]).await?;
+    ensure!(listed.contains(&hop) && listed.contains("they asked us to"), "{listed}");
+    run(&["events", "--reader", "test", "--once"]).await?;
+    for name in ["one", "two", "three"] {
+        submit(&settings, &[&carol], &Message::new(&alice, &carol, name).text()).await?;
+    }
+    let bulk = run(&["bulk", "hold", "--tenant", HOSTED, "--why", "looks odd"]).await?;
+    ensure!(bulk.contains("done: 3 entries found, 3 changed"), "{bulk}");
+    let none = run(&["bulk", "release", "--next-hop", "mx:elsewhere.test"]).await?;
+    ensure!(none.contains("done: 0 entries found"), "{none}");
+    ensure!(run(&["list", "--domain", REMOTE, "--state", "held"]).await?.matches("looks odd").count() == 3);
+    ensure!(run(&["list", "--older-than", "1h"]).await?.contains("empty"));
+    let audit = run(&["audit"]).await?;
+    ensure!(audit.contains("Nothing is odd, and every entry is accounted for."), "{audit}");
+    ensure!(sink.count() == 0, "what is suspended is not sent");
+
+    run(&["bulk", "release", "--state", "held"]).await?;
+    let resumed = run(&["resume", "--next-hop", &hop]).await?;
+    ensure!(resumed.contains("goes on"), "{resumed}");
+    for name in ["one", "two", "three"] {
+        sink.wait_for(name, ARRIVAL).await?;
+    }
+    let mut told = String::new();
+    let all_told = async || {
+        told += &run(&["events", "--reader", "test", "--once"]).await.unwrap_or_default();
+        told.matches(" delivered").count() == 3
+    };
+    wait::until_true("the events to tell of three deliveries", ARRIVAL, all_told).await?;
+    ensure!(run(&["events", "--reader", "test", "--forget"]).await?.contains("nothing is kept"));
+    let verbs = run(&["verbs"]).await?;
+    for done in ["suspend", "resume", "hold", "release", "they asked us to", "state=held"] {
+        ensure!(verbs.contains(done), "{done} in {verbs}");
+    }
+    Ok(())
+}

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Path, Query, Request, State};
@@ -10,22 +11,41 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use message::QueueId;
-use queue::{Entry, EntryState, Ledger, ListFilter, MessageRecord, Page, Queue, QueueError, Verb};
+use queue::{Entry, EntryState, Ledger, ListFilter, MessageRecord, Page, Queue, QueueError, Target, Verb};
 use serde::{Deserialize, Serialize};
 
-type Shared = Arc<dyn Queue>;
+mod follow;
+mod jobs;
+mod suspensions;
+
+use jobs::Jobs;
+
+/// What the handlers work with.
+#[derive(Clone)]
+struct Shared {
+    queue: Arc<dyn Queue>,
+    jobs: Arc<Jobs>,
+}
 
 /// Entries on a page when the caller names no limit.
 const DEFAULT_LIMIT: usize = 100;
 
-pub(crate) fn router(queue: Shared) -> Router {
+pub(crate) fn router(queue: Arc<dyn Queue>) -> Router {
+    let shared = Shared { jobs: Arc::new(Jobs::new(Arc::clone(&queue))), queue };
     Router::new()
         .route("/entries", get(entries))
         .route("/messages/{id}", get(show).delete(remove))
         .route("/messages/{id}/{verb}", post(operate))
         .route("/account", get(account))
+        .route("/audit", get(follow::audit))
+        .route("/verbs", get(follow::verbs))
+        .route("/events", get(follow::events).delete(follow::forget))
+        .route("/events/passed", post(follow::passed))
+        .route("/suspensions", get(suspensions::list).post(suspensions::suspend).delete(suspensions::resume))
+        .route("/jobs", get(jobs::list).post(jobs::start))
+        .route("/jobs/{id}", get(jobs::show).delete(jobs::cancel))
         .layer(from_fn(refuse_strangers))
-        .with_state(queue)
+        .with_state(shared)
 }
 
 /// Lets callers on this machine through, and nobody else. The whole of 127.0.0.0/8 would be too much:
@@ -67,23 +87,60 @@ impl IntoResponse for Failure {
 
 impl From<QueueError> for Failure {
     fn from(error: QueueError) -> Self {
+        if matches!(error, QueueError::TooManyReaders(_)) {
+            return Self(StatusCode::CONFLICT, error.to_string());
+        }
         tracing::warn!(error = &error as &dyn std::error::Error, "queue API request failed");
         Self(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
     }
 }
 
-fn absent(id: QueueId) -> Failure {
-    Failure(StatusCode::NOT_FOUND, format!("message {id} is not in the queue"))
+fn absent(target: Target) -> Failure {
+    Failure(StatusCode::NOT_FOUND, format!("message {target} is not in the queue"))
 }
 
-fn parse(id: &str) -> Result<QueueId, Failure> {
+fn parse_message(id: &str) -> Result<QueueId, Failure> {
     id.parse().map_err(|error| Failure(StatusCode::BAD_REQUEST, format!("{id:?} is {error}")))
 }
 
-#[derive(Deserialize)]
-struct EntriesQuery {
+/// A message, or one of its entries (`ID.N`).
+fn parse(id: &str) -> Result<Target, Failure> {
+    match id.contains('.') {
+        true => id
+            .parse()
+            .map(Target::Entry)
+            .map_err(|error| Failure(StatusCode::BAD_REQUEST, format!("{id:?} is {error}"))),
+        false => parse_message(id).map(Target::Message),
+    }
+}
+
+/// Which entries; every condition must hold.
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Conditions {
     next_hop: Option<String>,
+    tenant: Option<String>,
+    domain: Option<String>,
     state: Option<EntryState>,
+    /// Seconds since accept, at least.
+    older_than: Option<u64>,
+}
+
+impl Conditions {
+    fn filter(self, cursor: Option<String>, limit: usize) -> ListFilter {
+        ListFilter {
+            next_hop: self.next_hop,
+            tenant: self.tenant,
+            domain: self.domain,
+            state: self.state,
+            older_than: self.older_than.map(Duration::from_secs),
+            cursor,
+            limit,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Paging {
     cursor: Option<String>,
     limit: Option<usize>,
 }
@@ -102,16 +159,12 @@ struct EntriesPage {
 }
 
 async fn entries(
-    State(queue): State<Shared>,
-    Query(query): Query<EntriesQuery>,
+    State(shared): State<Shared>,
+    Query(conditions): Query<Conditions>,
+    Query(paging): Query<Paging>,
 ) -> Result<Json<EntriesPage>, Failure> {
-    let filter = ListFilter {
-        next_hop: query.next_hop,
-        state: query.state,
-        cursor: query.cursor,
-        limit: query.limit.unwrap_or(DEFAULT_LIMIT),
-    };
-    let Page { entries, next } = queue.list(filter).await?;
+    let filter = conditions.filter(paging.cursor, paging.limit.unwrap_or(DEFAULT_LIMIT));
+    let Page { entries, next } = shared.queue.list(filter).await?;
     let entries = entries.into_iter().map(|(entry, message)| ListedEntry { entry, message }).collect();
     Ok(Json(EntriesPage { entries, next }))
 }
@@ -122,9 +175,10 @@ struct Shown {
     entries: Vec<Entry>,
 }
 
-async fn show(State(queue): State<Shared>, Path(id): Path<String>) -> Result<Json<Shown>, Failure> {
-    let id = parse(&id)?;
-    let (message, entries) = queue.show(id).await?.ok_or_else(|| absent(id))?;
+async fn show(State(shared): State<Shared>, Path(id): Path<String>) -> Result<Json<Shown>, Failure> {
+    let id = parse_message(&id)?;
+    let shown = shared.queue.show(id).await?;
+    let (message, entries) = shown.ok_or_else(|| absent(Target::Message(id)))?;
     Ok(Json(Shown { message, entries }))
 }
 
@@ -134,46 +188,65 @@ struct Moved {
     entries: u64,
 }
 
-#[derive(Deserialize)]
-struct Reason {
+/// Why something is asked for, and by whom.
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Order {
     why: Option<String>,
+    by: Option<String>,
 }
 
 /// A reason when the caller gives none.
 const BY_OPERATOR: &str = "an operator asked for it";
 
-async fn operate(
-    State(queue): State<Shared>,
-    Path((id, verb)): Path<(String, String)>,
-    Query(reason): Query<Reason>,
-) -> Result<Json<Moved>, Failure> {
-    let why = reason.why.unwrap_or_else(|| BY_OPERATOR.to_owned());
-    let verb = match verb.as_str() {
-        "retry" => Verb::RetryNow,
-        "hold" => Verb::Hold { why },
-        "release" => Verb::Release,
-        "bounce" => Verb::Bounce { why },
-        other => {
-            let text = format!("{other:?} is no verb: use retry, hold, release or bounce");
-            return Err(Failure(StatusCode::NOT_FOUND, text));
-        }
-    };
-    let id = parse(&id)?;
-    if queue.show(id).await?.is_none() {
-        return Err(absent(id));
+impl Order {
+    fn why(&self) -> String {
+        self.why.clone().unwrap_or_else(|| BY_OPERATOR.to_owned())
     }
-    apply(&queue, id, &verb).await
+
+    fn by(&self) -> &str {
+        self.by.as_deref().filter(|by| !by.is_empty()).unwrap_or("an operator")
+    }
+
+    fn verb(&self, name: &str) -> Result<Verb, Failure> {
+        Ok(match name {
+            "retry" => Verb::RetryNow,
+            "hold" => Verb::Hold { why: self.why() },
+            "release" => Verb::Release,
+            "bounce" => Verb::Bounce { why: self.why() },
+            "remove" => Verb::Remove,
+            other => {
+                let text = format!("{other:?} is no verb: use retry, hold, release, bounce or remove");
+                return Err(Failure(StatusCode::NOT_FOUND, text));
+            }
+        })
+    }
 }
 
-async fn remove(State(queue): State<Shared>, Path(id): Path<String>) -> Result<Json<Moved>, Failure> {
-    let id = parse(&id)?;
-    let moved = apply(&queue, id, &Verb::Remove).await?;
-    if moved.entries == 0 { Err(absent(id)) } else { Ok(moved) }
+async fn operate(
+    State(shared): State<Shared>,
+    Path((id, verb)): Path<(String, String)>,
+    Query(order): Query<Order>,
+) -> Result<Json<Moved>, Failure> {
+    let (verb, target) = (order.verb(&verb)?, parse(&id)?);
+    if shared.queue.show(target.message()).await?.is_none() {
+        return Err(absent(target));
+    }
+    apply(&shared, target, &verb, order.by()).await
 }
 
-async fn apply(queue: &Shared, id: QueueId, verb: &Verb) -> Result<Json<Moved>, Failure> {
-    let entries = queue.operate(id, verb).await?;
-    tracing::info!(queue_id = %id, ?verb, entries, "operator changed a message");
+async fn remove(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+    Query(order): Query<Order>,
+) -> Result<Json<Moved>, Failure> {
+    let target = parse(&id)?;
+    let moved = apply(&shared, target, &Verb::Remove, order.by()).await?;
+    if moved.entries == 0 { Err(absent(target)) } else { Ok(moved) }
+}
+
+async fn apply(shared: &Shared, target: Target, verb: &Verb, by: &str) -> Result<Json<Moved>, Failure> {
+    let entries = shared.queue.operate(target, verb, by).await?;
+    tracing::info!(queue_id = %target, ?verb, by, entries, "operator changed a message");
     Ok(Json(Moved { entries }))
 }
 
@@ -184,8 +257,8 @@ struct Account {
     unaccounted: i64,
 }
 
-async fn account(State(queue): State<Shared>) -> Result<Json<Account>, Failure> {
-    let ledger = queue.ledger().await?;
+async fn account(State(shared): State<Shared>) -> Result<Json<Account>, Failure> {
+    let ledger = shared.queue.ledger().await?;
     Ok(Json(Account { unaccounted: ledger.unaccounted(), ledger }))
 }
 

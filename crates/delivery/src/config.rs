@@ -1,5 +1,6 @@
 //! The settings of delivery. The binary reads them; nothing here touches files or the environment.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -65,6 +66,12 @@ pub struct DispatchConfig {
     pub per_next_hop: usize,
     /// Attempts at once to one hosted domain's route. Default 64.
     pub per_local_domain: usize,
+    /// Limits on one next hop over all workers, by its name in listings (`mx:example.org`). Default: none.
+    pub next_hops: BTreeMap<String, NextHopLimit>,
+    /// For how long a worker that cannot reach the queue store goes on with its share of such a limit, and
+    /// for how long the others leave it to it. Default 15 s.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub share_grace: Duration,
     /// Entries leased in one request. Default 32.
     pub batch: usize,
     /// How long a lease lasts; it is renewed at a third of this. Default 60 s.
@@ -85,6 +92,17 @@ pub struct DispatchConfig {
     /// How often the depth of the queue is measured for metrics. Default 10 s.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub measure: Duration,
+}
+
+/// Limits on one next hop, over all workers of the queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NextHopLimit {
+    /// Attempts at once, at least 1; the workers share them evenly. Default: each worker has
+    /// `per_next_hop`.
+    pub connections: Option<usize>,
+    /// Attempts begun a minute, at least 1. Default: no limit.
+    pub per_minute: Option<u32>,
 }
 
 /// When to try again, and when to give up (RFC 5321 §4.5.4.1).
@@ -167,6 +185,8 @@ impl Default for DispatchConfig {
             concurrency: 512,
             per_next_hop: 20,
             per_local_domain: 64,
+            next_hops: BTreeMap::new(),
+            share_grace: Duration::from_secs(15),
             batch: 32,
             lease: Duration::from_secs(60),
             attempt_timeout: Duration::from_secs(2 * 60 * 60),
@@ -233,6 +253,13 @@ impl Config {
                 "accept.memory_bytes",
                 &format!("must lie between {MEMORY_OF_ONE} octets and 4 GiB"),
             );
+        }
+        let zero = |limit: &NextHopLimit| limit.connections == Some(0) || limit.per_minute == Some(0);
+        if self.dispatch.next_hops.values().any(zero) {
+            return refuse("dispatch.next_hops", "limits must be at least 1; suspend a next hop to stop it");
+        }
+        if self.dispatch.share_grace < Duration::from_secs(1) {
+            return refuse("dispatch.share_grace", "must be at least 1 s");
         }
         if self.dispatch.lease < Duration::from_secs(1) {
             return refuse("dispatch.lease", "must be at least 1 s");

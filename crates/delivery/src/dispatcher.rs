@@ -5,9 +5,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domains::Domains;
 use futures::{FutureExt, StreamExt};
-use queue::{LeaseRequest, Leased, NewEntry, NextHop, Queue};
-use tokio::time::{sleep, timeout};
+use queue::{LeaseRequest, Leased, NewEntry, NextHop, Policy, Queue};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -15,7 +16,9 @@ use tracing::Instrument;
 use crate::attempt::Attempts;
 use crate::config::DispatchConfig;
 use crate::error::with_causes;
+use crate::policy::policy;
 use crate::route::Hop;
+use crate::shares::Shares;
 use crate::slots::{Admission, InHand, Slots};
 
 /// The first wait while the queue store cannot be used; it doubles.
@@ -24,6 +27,8 @@ const FIRST_OUTAGE_WAIT: Duration = Duration::from_millis(100);
 const HAND_BACK_WAIT: Duration = Duration::from_secs(5);
 /// Leases handed back at once.
 const HAND_BACKS: usize = 32;
+/// The queue is told the policy anew after so long, whether it has changed or not.
+const POLICY_LASTS: Duration = Duration::from_secs(60);
 
 /// Runs attempts.
 pub(crate) struct Dispatcher {
@@ -31,7 +36,9 @@ pub(crate) struct Dispatcher {
     config: DispatchConfig,
     queue: Arc<dyn Queue>,
     attempts: Attempts,
+    domains: Domains,
     slots: Slots,
+    shares: Shares,
     tasks: TaskTracker,
     /// Cancelled when attempts in flight are to be given up.
     abandon: CancellationToken,
@@ -47,12 +54,17 @@ impl Dispatcher {
         rest: Duration,
     ) -> Self {
         let slots = Slots::new(config.concurrency, rest);
+        // Workers may share a name; their shares must not.
+        let sharer = format!("{worker}/{:016x}", rand::random::<u64>());
+        let shares = Shares::new(Arc::clone(&queue), sharer, config.next_hops.clone(), config.share_grace);
         Self {
             worker,
             config,
             queue,
+            domains: attempts.domains.clone(),
             attempts,
             slots,
+            shares,
             tasks: TaskTracker::new(),
             abandon: CancellationToken::new(),
         }
@@ -61,7 +73,9 @@ impl Dispatcher {
     /// How a message being accepted should be leased, when all its entries could run at once.
     pub(crate) fn lease_with_accept(&self, entries: &[NewEntry]) -> Option<LeaseRequest> {
         let room = entries.len() <= self.config.batch
-            && entries.iter().all(|entry| self.slots.has_room_for(&entry.next_hop));
+            && entries.iter().all(|entry| {
+                self.shares.most(&entry.next_hop) != Some(0) && self.slots.has_room_for(&entry.next_hop)
+            });
         room.then(|| self.request(entries.len(), Vec::new()))
     }
 
@@ -87,9 +101,59 @@ impl Dispatcher {
     }
 
     fn limit_of_next_hop(&self, next_hop: &NextHop) -> usize {
-        match Hop::parse(next_hop) {
+        let most = match Hop::parse(next_hop) {
             Some(Hop::Local(_)) => self.config.per_local_domain,
             _ => self.config.per_next_hop,
+        };
+        self.shares.most(next_hop).map_or(most, |share| share.min(most))
+    }
+
+    /// Learns this worker's share in the next hops of what it has leased, where there is a limit.
+    async fn ask_for_shares(&self, leased: &[Leased]) {
+        for leased in leased {
+            let next_hop = &leased.entry.next_hop;
+            if self.shares.is_unknown(next_hop) {
+                self.shares.ask(next_hop).await;
+                self.follow_share(next_hop).await;
+            }
+        }
+    }
+
+    async fn follow_share(&self, next_hop: &NextHop) {
+        let given_up = self.slots.limit(next_hop, self.limit_of_next_hop(next_hop));
+        self.hand_back(given_up).await;
+    }
+
+    async fn keep_shares(&self) {
+        loop {
+            sleep(self.shares.every()).await;
+            for next_hop in self.shares.kept() {
+                if self.slots.is_idle(&next_hop) {
+                    self.shares.leave(&next_hop);
+                } else {
+                    self.shares.ask(&next_hop).await;
+                }
+                self.follow_share(&next_hop).await;
+            }
+        }
+    }
+
+    /// Keeps the queue's policy as the domains and the settings have it.
+    async fn follow_policy(&self) {
+        let mut told: Option<(Policy, Instant)> = None;
+        loop {
+            let wanted = policy(&self.domains.current(), &self.config.next_hops);
+            let stands =
+                told.as_ref().is_some_and(|(policy, at)| *policy == wanted && at.elapsed() < POLICY_LASTS);
+            if !stands {
+                match self.queue.set_policy(&wanted).await {
+                    Ok(()) => told = Some((wanted, Instant::now())),
+                    Err(error) => {
+                        tracing::warn!(error = %with_causes(&error), "queue cannot be told its policy")
+                    }
+                }
+            }
+            sleep(self.config.poll).await;
         }
     }
 
@@ -117,7 +181,9 @@ impl Dispatcher {
     /// Leases and runs until shutdown, then lets attempts in flight end.
     pub(crate) async fn run(self: &Arc<Self>, shutdown: CancellationToken) {
         let measuring = shutdown.run_until_cancelled(self.measure());
-        tokio::join!(self.lease_until(&shutdown), measuring);
+        let sharing = shutdown.run_until_cancelled(self.keep_shares());
+        let governing = shutdown.run_until_cancelled(self.follow_policy());
+        tokio::join!(self.lease_until(&shutdown), measuring, sharing, governing);
         self.drain().await;
     }
 
@@ -138,6 +204,7 @@ impl Dispatcher {
                     if leased.is_empty() {
                         shutdown.run_until_cancelled(self.idle(passing_over)).await;
                     } else {
+                        self.ask_for_shares(&leased).await;
                         self.admit(leased);
                     }
                 }

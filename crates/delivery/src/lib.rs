@@ -18,8 +18,10 @@ mod error;
 mod maildir;
 pub mod outbound;
 mod outcome;
+mod policy;
 mod route;
 mod service;
+mod shares;
 mod slots;
 pub mod transfer;
 

@@ -138,6 +138,7 @@ mod tests {
         Entry {
             id: EntryId { message: QueueId::generate(), number: 0 },
             next_hop: NextHop("mx:example.net".into()),
+            tenant: queue::Tenant::default(),
             recipients: (0..recipients).map(recipient).collect(),
             state: EntryState::Leased,
             epoch: 1,

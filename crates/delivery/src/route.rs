@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use domains::DomainIndex;
 use message::{Envelope, Origin, Recipient, Standing};
-use queue::{NewEntry, NextHop};
+use queue::{NewEntry, NextHop, Tenant};
 use smtp::{Domain, Mailbox};
 
 /// Where an entry goes next; the text of it is the queue's [`NextHop`].
@@ -80,7 +80,8 @@ impl Planner {
                     }
                     _ => {
                         open.insert(next_hop.clone(), entries.len());
-                        entries.push(NewEntry { next_hop, recipients: vec![recipient], max_age });
+                        let tenant = tenant(&next_hop, responsible, index);
+                        entries.push(NewEntry { next_hop, tenant, recipients: vec![recipient], max_age });
                     }
                 }
             }
@@ -104,6 +105,14 @@ fn next_hop(address: &Mailbox, responsible: Option<&str>, index: &DomainIndex) -
             None => Hop::Mx(&domain.to_string()).next_hop(),
         },
     }
+}
+
+/// Whose mail it is: what leaves counts for the hosted domain that answers for it. Mail for a hosted domain
+/// is nobody's; its next hop is the domain already, so that the domains share by that.
+fn tenant(next_hop: &NextHop, responsible: Option<&str>, index: &DomainIndex) -> Tenant {
+    let leaves = !matches!(Hop::parse(next_hop), Some(Hop::Local(_)));
+    let domain = responsible.filter(|domain| leaves && index.hosted(domain).is_some());
+    Tenant(domain.unwrap_or_default().to_ascii_lowercase())
 }
 
 fn retry_max_age(index: &DomainIndex, domain: &str) -> Option<Duration> {

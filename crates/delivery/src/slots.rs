@@ -88,7 +88,7 @@ impl Hop {
             Answer::Unreachable(failure) if self.limit == 1 => {
                 self.unreachable = Some((Instant::now() + rest, failure));
             }
-            Answer::Later | Answer::Unreachable(_) => self.limit = (self.limit / 2).max(1),
+            Answer::Later | Answer::Unreachable(_) => self.limit = (self.limit / 2).max(1).min(self.most),
             Answer::Unknown => {}
         }
     }
@@ -146,6 +146,28 @@ impl Slots {
             }
         }
         full
+    }
+
+    /// Sets a next hop's limit, which may have changed. Gives what waits there and can run no more.
+    #[must_use]
+    pub(crate) fn limit(&self, name: &NextHop, most: usize) -> Vec<Leased> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let Some(hop) = state.hops.get_mut(name) else { return Vec::new() };
+        let grown = most > hop.most;
+        hop.most = most;
+        hop.limit = if grown { most } else { hop.limit.min(most) };
+        let mut given_up = Vec::new();
+        if most == 0 {
+            state.waiting -= hop.waiting.len();
+            given_up.extend(hop.waiting.drain(..).map(|in_hand| in_hand.leased));
+        }
+        given_up
+    }
+
+    /// Whether anything of a next hop is in hand.
+    pub(crate) fn is_idle(&self, name: &NextHop) -> bool {
+        self.state().hops.get(name).is_none_or(Hop::is_idle)
     }
 
     /// Finds a place for a leased entry; `most` is its next hop's limit by the settings.
@@ -273,6 +295,7 @@ mod tests {
         let entry = Entry {
             id,
             next_hop: NextHop(hop.into()),
+            tenant: queue::Tenant::default(),
             recipients: Vec::new(),
             state: EntryState::Leased,
             epoch: 1,

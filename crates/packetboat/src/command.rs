@@ -85,12 +85,12 @@ pub(crate) enum Verb {
     },
     /// Try a message's waiting entries now
     Retry {
-        /// The queue id
+        /// The queue id, or that of one entry (ID.N)
         id: String,
     },
     /// Put a message aside: it is not tried until it is released
     Hold {
-        /// The queue id
+        /// The queue id, or that of one entry (ID.N)
         id: String,
         /// Why, for other operators
         #[arg(long)]
@@ -98,34 +98,132 @@ pub(crate) enum Verb {
     },
     /// Let a held message go on
     Release {
-        /// The queue id
+        /// The queue id, or that of one entry (ID.N)
         id: String,
     },
     /// Give a message up: its sender gets a bounce
     Bounce {
-        /// The queue id
+        /// The queue id, or that of one entry (ID.N)
         id: String,
         /// Why, for the sender
         #[arg(long)]
         why: Option<String>,
     },
+    /// Do the same to all entries that meet some conditions: a job with progress, beside everything else
+    Bulk(Bulk),
+    /// Leave the entries of a next hop or a tenant where they are
+    Suspend {
+        #[command(flatten)]
+        which: Which,
+        /// Why, for other operators
+        #[arg(long)]
+        why: Option<String>,
+    },
+    /// Let a suspended next hop or tenant go on
+    Resume {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// List what is suspended
+    Suspensions,
     /// Show the account of the queue: what came of every entry that was accepted
     Account,
+    /// Compare the queue with itself, and name what does not fit; exit code 1 when anything does not
+    Audit,
+    /// List what operators have done, the latest first
+    Verbs {
+        /// At most so many
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
+    /// Print what happens to entries, from now on, until it is interrupted
+    Events {
+        /// The name under which the queue keeps what this reader has not seen
+        #[arg(long)]
+        reader: String,
+        /// Print what there is, and stop
+        #[arg(long)]
+        once: bool,
+        /// Nothing is kept for this reader any more
+        #[arg(long, conflicts_with = "once")]
+        forget: bool,
+    },
     /// Remove a message from the queue; its sender gets no bounce
     Remove {
-        /// The queue id
+        /// The queue id, or that of one entry (ID.N)
         id: String,
     },
 }
 
+/// Just one of the two.
 #[derive(Debug, Args)]
-pub(crate) struct List {
+#[group(required = true, multiple = false)]
+pub(crate) struct Which {
+    /// A next hop, as the list shows it
+    #[arg(long)]
+    pub(crate) next_hop: Option<String>,
+    /// A tenant: the hosted domain that mail leaves for
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Conditions {
     /// Only entries of this next hop, as the list shows it
     #[arg(long)]
     pub(crate) next_hop: Option<String>,
+    /// Only entries of this tenant
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// Only entries to or from this domain
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
     /// Only entries in this state
     #[arg(long, value_enum)]
     pub(crate) state: Option<State>,
+    /// Only messages accepted at least so long ago (90s, 15m, 2h, 3d)
+    #[arg(long, value_parser = age)]
+    pub(crate) older_than: Option<std::time::Duration>,
+}
+
+fn age(text: &str) -> Result<std::time::Duration, String> {
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| "use something like 90s, 15m, 2h or 72h")?;
+    parsed.try_into().map_err(|_| "it must not be negative".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bulk {
+    /// What to do
+    #[arg(value_enum)]
+    pub(crate) verb: BulkVerb,
+    #[command(flatten)]
+    pub(crate) conditions: Conditions,
+    /// Every entry is meant
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Why, for hold and bounce
+    #[arg(long)]
+    pub(crate) why: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum BulkVerb {
+    /// Try them now
+    Retry,
+    /// Put them aside
+    Hold,
+    /// Let them go on
+    Release,
+    /// Give them up: their senders get bounces
+    Bounce,
+    /// Remove them; nobody is told
+    Remove,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) conditions: Conditions,
     /// At most so many entries, from 1 to 1000
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) limit: u16,

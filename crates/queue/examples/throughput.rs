@@ -38,6 +38,7 @@ fn message() -> anyhow::Result<NewMessage> {
     };
     let entry = NewEntry {
         next_hop: NextHop("mx:example.com".to_owned()),
+        tenant: queue::Tenant::default(),
         recipients: vec![recipient],
         max_age: Duration::from_secs(3600),
     };

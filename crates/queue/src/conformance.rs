@@ -3,6 +3,8 @@
 //! Each check gets a queue of its own from `make`, empty and working. Durations are short; nothing
 //! sleeps for longer than a lease takes to end.
 
+mod sharing;
+
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     Closing, EntryState, LeaseRequest, Leased, Ledger, ListFilter, MAX_LOST_LEASES, MessageRecord, NewEntry,
-    NewMessage, Next, NextHop, PART_SIZE, Queue, QueueError, Settlement, Verb,
+    NewMessage, Next, NextHop, PART_SIZE, Queue, QueueError, Settlement, Target, Tenant, Verb,
 };
 
 /// A queue under test.
@@ -57,6 +59,7 @@ where
     depth_counts(make().await).await;
     waiting_ends_when_mail_comes(make().await).await;
     workers_never_hold_one_entry_twice(make().await).await;
+    sharing::run(&make).await;
 }
 
 fn recipient(text: &str) -> Recipient {
@@ -69,6 +72,7 @@ fn message(hops: &[&str]) -> NewMessage {
     let recipients = vec!["a@b.example".parse().expect("an address")];
     let entry = |hop: &&str| NewEntry {
         next_hop: NextHop((*hop).to_owned()),
+        tenant: Tenant::default(),
         recipients: vec![recipient("a@b.example")],
         max_age: LONG,
     };
@@ -104,6 +108,11 @@ async fn accept(queue: &Subject, hops: &[&str]) -> QueueId {
     let id = message.record.id;
     assert!(queue.accept(message, None).await.expect("accept").fresh);
     id
+}
+
+/// Asks for something to be done to a message, as an operator.
+async fn operate(queue: &Subject, id: QueueId, verb: &Verb) -> Result<u64, QueueError> {
+    queue.operate(Target::Message(id), verb, "test").await
 }
 
 async fn lease(queue: &Subject, max: usize, duration: Duration) -> Vec<Leased> {
@@ -309,10 +318,10 @@ async fn operators_see_and_move_entries(queue: Subject) {
     let queued = ListFilter { state: Some(EntryState::Queued), limit: 10, ..ListFilter::default() };
     let page = queue.list(queued).await.expect("list");
     assert_eq!(page.entries.iter().map(|(entry, _)| entry.id).collect::<Vec<_>>(), [one.entry.id]);
-    assert_eq!(queue.operate(one.message.id, &Verb::RetryNow).await.expect("retry"), 1);
+    assert_eq!(operate(&queue, one.message.id, &Verb::RetryNow).await.expect("retry"), 1);
     assert_eq!(lease_one(&queue, LONG).await.entry.id, one.entry.id);
     assert_eq!(
-        queue.operate(one.message.id, &Verb::RetryNow).await.expect("retry"),
+        operate(&queue, one.message.id, &Verb::RetryNow).await.expect("retry"),
         0,
         "a leased entry was moved"
     );
@@ -322,12 +331,12 @@ async fn operators_see_and_move_entries(queue: Subject) {
 async fn a_removed_entry_cannot_be_settled(queue: Subject) {
     let id = accept(&queue, &["mx:a"]).await;
     let leased = lease_one(&queue, LONG).await;
-    assert_eq!(queue.operate(id, &Verb::Remove).await.expect("remove"), 1);
+    assert_eq!(operate(&queue, id, &Verb::Remove).await.expect("remove"), 1);
     assert!(is_stale(queue.settle(done(&leased)).await), "a removed entry was settled");
     assert!(is_stale(queue.settle(retry(&leased, SHORT)).await), "a removed entry came back");
     assert!(queue.show(id).await.expect("show").is_none());
     assert!(queue.inline_content(id).await.is_err());
-    assert_eq!(queue.operate(id, &Verb::Remove).await.expect("remove"), 0);
+    assert_eq!(operate(&queue, id, &Verb::Remove).await.expect("remove"), 0);
 }
 
 fn hold() -> Verb {
@@ -342,17 +351,17 @@ async fn only_entry(queue: &Subject, id: QueueId) -> crate::Entry {
 
 async fn held_entries_wait_for_their_release(queue: Subject) {
     let id = accept(&queue, &["mx:a"]).await;
-    assert_eq!(queue.operate(id, &hold()).await.expect("hold"), 1);
+    assert_eq!(operate(&queue, id, &hold()).await.expect("hold"), 1);
     assert!(lease(&queue, 10, LONG).await.is_empty(), "a held entry was leased");
-    assert_eq!(queue.operate(id, &Verb::RetryNow).await.expect("retry"), 0, "a retry is no release");
+    assert_eq!(operate(&queue, id, &Verb::RetryNow).await.expect("retry"), 0, "a retry is no release");
     let entry = only_entry(&queue, id).await;
     assert_eq!((entry.state, entry.held.as_deref()), (EntryState::Held, Some("looks odd")));
     let depth = queue.depth().await.expect("depth");
     assert_eq!((depth.queued, depth.leased, depth.held), (0, 0, 1));
     let filter = ListFilter { state: Some(EntryState::Held), limit: 10, ..ListFilter::default() };
     assert_eq!(queue.list(filter).await.expect("list").entries.len(), 1);
-    assert_eq!(queue.operate(id, &Verb::Release).await.expect("release"), 1);
-    assert_eq!(queue.operate(id, &Verb::Release).await.expect("release"), 0, "released twice");
+    assert_eq!(operate(&queue, id, &Verb::Release).await.expect("release"), 1);
+    assert_eq!(operate(&queue, id, &Verb::Release).await.expect("release"), 0, "released twice");
     let leased = lease_one(&queue, LONG).await;
     assert_eq!(leased.entry.held, None);
     queue.settle(done(&leased)).await.expect("settle");
@@ -362,13 +371,13 @@ async fn held_entries_wait_for_their_release(queue: Subject) {
 async fn a_leased_entry_is_held_when_its_lease_ends(queue: Subject) {
     let id = accept(&queue, &["mx:a"]).await;
     let leased = lease_one(&queue, LONG).await;
-    assert_eq!(queue.operate(id, &hold()).await.expect("hold"), 1);
+    assert_eq!(operate(&queue, id, &hold()).await.expect("hold"), 1);
     assert_eq!(only_entry(&queue, id).await.state, EntryState::Leased);
     queue.settle(retry(&leased, Duration::from_millis(1))).await.expect("the attempt may end");
     sleep(SHORT).await;
     assert!(lease(&queue, 10, LONG).await.is_empty(), "it was leased again");
     assert_eq!(only_entry(&queue, id).await.state, EntryState::Held);
-    assert_eq!(queue.operate(id, &Verb::Remove).await.expect("remove"), 1);
+    assert_eq!(operate(&queue, id, &Verb::Remove).await.expect("remove"), 1);
     assert_eq!(queue.depth().await.expect("depth"), crate::Depth::default());
 }
 
@@ -376,9 +385,9 @@ async fn a_bounce_asked_for_reaches_the_next_worker(queue: Subject) {
     let id = accept(&queue, &["mx:a"]).await;
     let leased = lease_one(&queue, LONG).await;
     queue.settle(retry(&leased, LONG)).await.expect("settle");
-    queue.operate(id, &hold()).await.expect("hold");
+    operate(&queue, id, &hold()).await.expect("hold");
     let verb = Verb::Bounce { why: "not wanted".to_owned() };
-    assert_eq!(queue.operate(id, &verb).await.expect("bounce"), 1);
+    assert_eq!(operate(&queue, id, &verb).await.expect("bounce"), 1);
     let leased = lease_one(&queue, LONG).await;
     assert_eq!(leased.entry.doomed.as_deref(), Some("not wanted"));
 }
@@ -421,7 +430,7 @@ async fn an_entry_that_kills_its_workers_is_held(queue: Subject) {
     assert_eq!(entry.state, EntryState::Held);
     assert!(entry.held.is_some_and(|why| why.contains("ended without a word")));
     queue.settle(done(&fine)).await.expect("others flow");
-    assert_eq!(queue.operate(id, &Verb::Release).await.expect("release"), 1);
+    assert_eq!(operate(&queue, id, &Verb::Release).await.expect("release"), 1);
     queue.settle(done(&lease_one(&queue, LONG).await)).await.expect("settle");
 }
 
@@ -435,7 +444,7 @@ async fn the_account_balances(queue: Subject) {
     accept(&queue, &["mx:a", "mx:b"]).await;
     let removed = accept(&queue, &["mx:c"]).await;
     assert_eq!(balanced().await.queued, 3);
-    queue.operate(removed, &Verb::Remove).await.expect("remove");
+    operate(&queue, removed, &Verb::Remove).await.expect("remove");
     let leased = lease(&queue, 10, LONG).await;
     balanced().await;
     queue.settle(done(&leased[0])).await.expect("settle");

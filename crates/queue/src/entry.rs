@@ -39,6 +39,18 @@ impl fmt::Display for NextHop {
     }
 }
 
+/// Whose mail an entry is: a name chosen by delivery (the hosted domain), opaque here. Tenants share the
+/// queue by weight, and each may have a rate. Entries from before there were tenants have the empty one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tenant(pub String);
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The id of an entry: its message's id and its number there (`ID.0`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryId {
@@ -116,6 +128,8 @@ pub struct NewMessage {
 pub struct NewEntry {
     /// Where it goes.
     pub next_hop: NextHop,
+    /// Whose it is.
+    pub tenant: Tenant,
     /// For whom.
     pub recipients: Vec<Recipient>,
     /// Given up so long after accept.
@@ -132,28 +146,6 @@ pub enum EntryState {
     Leased,
     /// Put aside, by an operator or because its workers keep dying: nobody leases it until it is released.
     Held,
-}
-
-/// What an operator does to a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verb {
-    /// Its queued entries are due now.
-    RetryNow,
-    /// Its entries are put aside; one that is leased is, once its attempt ends without finishing it.
-    Hold {
-        /// Why, for other operators.
-        why: String,
-    },
-    /// Its held entries are due now.
-    Release,
-    /// Its entries are not tried again: they fail, and a bounce tells the sender. One that is leased
-    /// does so once its attempt ends without finishing it.
-    Bounce {
-        /// Why, for the sender.
-        why: String,
-    },
-    /// Its entries go, leased ones too (their settlement will be stale), and nobody is told.
-    Remove,
 }
 
 /// How an entry ended.
@@ -222,6 +214,9 @@ pub struct Entry {
     pub id: EntryId,
     /// Where it goes.
     pub next_hop: NextHop,
+    /// Whose it is.
+    #[serde(default)]
+    pub tenant: Tenant,
     /// For whom, and where each stands.
     pub recipients: Vec<Recipient>,
     /// What it is doing.

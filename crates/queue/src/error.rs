@@ -29,6 +29,9 @@ pub enum QueueError {
         #[source]
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The outbox has as many readers as it may have.
+    #[error("the outbox has {0} readers already: have one of them forgotten")]
+    TooManyReaders(usize),
     /// The store refuses to be used at the durability asked for.
     #[error("the queue store does not meet the durability asked for: {0}")]
     NotDurable(String),

@@ -11,6 +11,9 @@ pub mod conformance;
 pub mod embedded;
 mod entry;
 mod error;
+mod operator;
+mod outbox;
+mod policy;
 pub mod redis;
 
 use std::time::Duration;
@@ -21,9 +24,12 @@ use message::QueueId;
 
 pub use entry::{
     Closing, Doubt, Entry, EntryId, EntryState, Lease, Leased, Ledger, MessageRecord, NewEntry, NewMessage,
-    Next, NextHop, Settlement, Timestamp, Verb,
+    Next, NextHop, Settlement, Tenant, Timestamp,
 };
 pub use error::QueueError;
+pub use operator::{AuditPage, Oddity, Scope, Suspension, Target, Verb, VerbRecord};
+pub use outbox::{Event, EventKind, Events};
+pub use policy::{Allowance, Policy};
 
 /// Content longer than this is staged in parts before [`Queue::accept`]; what is shorter travels
 /// inside it, in the same round trip. Octets.
@@ -62,17 +68,35 @@ pub struct LeaseRequest {
     pub except: Vec<NextHop>,
 }
 
-/// Which entries [`Queue::list`] tells of.
+/// Which entries [`Queue::list`] tells of: those that meet every condition given.
 #[derive(Debug, Clone, Default)]
 pub struct ListFilter {
     /// Only entries of this next hop.
     pub next_hop: Option<String>,
+    /// Only entries of this tenant.
+    pub tenant: Option<String>,
+    /// Only entries with a recipient in this domain, or from a sender in it.
+    pub domain: Option<String>,
+    /// Only messages accepted at least so long ago, by the store's clock.
+    pub older_than: Option<Duration>,
     /// Only entries in this state.
     pub state: Option<EntryState>,
     /// The cursor that the page before gave; `None` starts.
     pub cursor: Option<String>,
     /// At most so many entries a page (1 to 1000).
     pub limit: usize,
+}
+
+impl ListFilter {
+    /// Whether an entry meets the conditions that need its addresses.
+    fn concerns(&self, entry: &Entry, record: &MessageRecord) -> bool {
+        let Some(domain) = &self.domain else { return true };
+        let is = |mailbox: &smtp::Mailbox| {
+            mailbox.domain_name().is_some_and(|name| name.eq_ignore_ascii_case(domain))
+        };
+        record.envelope.reverse_path.mailbox().is_some_and(is)
+            || entry.recipients.iter().any(|recipient| is(&recipient.address))
+    }
 }
 
 /// One page of a listing.
@@ -160,8 +184,54 @@ pub trait Queue: Send + Sync + 'static {
     /// All entries of one message, and its record; `None` when it is not in the queue.
     async fn show(&self, id: QueueId) -> Result<Option<(MessageRecord, Vec<Entry>)>, QueueError>;
 
-    /// Does what an operator asks to a message; says how many entries it concerned.
-    async fn operate(&self, id: QueueId, verb: &Verb) -> Result<u64, QueueError>;
+    /// Does what an operator asks to the entries of `target`, and writes down that `by` asked for it; says
+    /// how many entries it concerned.
+    async fn operate(&self, target: Target, verb: &Verb, by: &str) -> Result<u64, QueueError>;
+
+    /// What operators have asked for, the latest first; some ten thousand of them are kept.
+    async fn verbs(&self, limit: usize) -> Result<Vec<VerbRecord>, QueueError>;
+
+    /// Writes down what an operator asked for, where it is more than [`Queue::operate`] on one target with a
+    /// name for who asked: a job over many entries. The time is the store's.
+    async fn record(&self, verb: &VerbRecord) -> Result<(), QueueError>;
+
+    /// Leaves the entries of a next hop or a tenant where they are until it is resumed. What is leased is
+    /// tried to its end. Suspending again replaces the reason.
+    async fn suspend(&self, scope: &Scope, why: &str, by: &str) -> Result<(), QueueError>;
+
+    /// Ends a suspension; false when there was none. Its entries are leased again within seconds.
+    async fn resume(&self, scope: &Scope, by: &str) -> Result<bool, QueueError>;
+
+    /// What is suspended.
+    async fn suspensions(&self) -> Result<Vec<Suspension>, QueueError>;
+
+    /// Sets the weights of tenants and the rates of tenants and next hops, in place of those set before. All
+    /// workers of a queue are to say the same.
+    async fn set_policy(&self, policy: &Policy) -> Result<(), QueueError>;
+
+    /// How many workers that work on `next_hop` there are, this one among them, and how many of them come
+    /// before it in an order that all agree on: so a limit of connections is shared without a word between
+    /// them. A worker counts until `lasts` after it asked last.
+    async fn sharers(
+        &self,
+        next_hop: &NextHop,
+        worker: &str,
+        lasts: Duration,
+    ) -> Result<(usize, usize), QueueError>;
+
+    /// The events after those that `reader` has passed, at most `limit` of each shard. The first call makes
+    /// the reader known: events are kept from then on, until every reader has passed them.
+    async fn events(&self, reader: &str, limit: usize) -> Result<Events, QueueError>;
+
+    /// Says that `reader` needs what lies up to `cursor`, which [`Queue::events`] gave, no more.
+    async fn passed(&self, reader: &str, cursor: &str) -> Result<(), QueueError>;
+
+    /// Forgets a reader: nothing is kept for it any more.
+    async fn forget_reader(&self, reader: &str) -> Result<(), QueueError>;
+
+    /// Compares what the queue holds with itself, a page at a time, and names what does not fit. Entries that
+    /// change meanwhile are not at fault.
+    async fn audit(&self, cursor: Option<&str>) -> Result<AuditPage, QueueError>;
 
     /// The account of the queue.
     async fn ledger(&self) -> Result<Ledger, QueueError>;

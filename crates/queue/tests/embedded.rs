@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use queue::conformance::{self, Subject};
 use queue::embedded::EmbeddedQueue;
-use queue::{Closing, EntryState, LeaseRequest, Next, Queue, Settlement, Verb};
+use queue::{Closing, EntryState, LeaseRequest, Next, Queue, Settlement, Target, Verb};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_backend_conforms() {
@@ -58,7 +58,7 @@ async fn what_it_holds_and_its_account_survive_a_restart() {
         let (lease, recipients) = (done.lease, done.entry.recipients);
         let next = Next::Done(Closing::Delivered);
         queue.settle(Settlement { lease, recipients, next, bounce: None }).await.unwrap();
-        queue.operate(ids[1], &Verb::Hold { why: "odd".to_owned() }).await.unwrap();
+        queue.operate(Target::Message(ids[1]), &Verb::Hold { why: "odd".to_owned() }, "test").await.unwrap();
         let in_doubt = queue.lease(request.clone()).await.unwrap().remove(0);
         assert_eq!(in_doubt.message.id, ids[2]);
         queue.doubt(&in_doubt.lease, "mx.example").await.unwrap();

@@ -141,3 +141,39 @@ async fn a_message_that_too_few_replicas_have_is_withdrawn() -> Result<()> {
     ensure!(ledger.unaccounted() == 0 && ledger.queued == 1, "{ledger:?}");
     Ok(())
 }
+
+/// Runs a command on the server, behind the queue's back.
+async fn tamper(server: &RedisServer, words: &[&str]) -> Result<()> {
+    let mut connection = redis::Client::open(server.url())?.get_multiplexed_async_connection().await?;
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    command.query_async::<redis::Value>(&mut connection).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_audit_names_what_does_not_fit() -> Result<()> {
+    let server = RedisServer::start().await?;
+    let queue = RedisQueue::connect(&Config { shards: 1, ..config(&server) }).await?;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let message = common::message("mx:a");
+        ids.push(message.record.id.to_string());
+        queue.accept(message, None).await?;
+    }
+    assert_eq!(queue.audit(None).await?.odd, []);
+    tamper(&server, &["DEL", &format!("{{q:0}}:e:{}.0", ids[0])]).await?;
+    tamper(&server, &["ZREM", "{q:0}:due:|mx:a", &format!("{}.0", ids[1])]).await?;
+    tamper(&server, &["ZADD", "{q:0}:held", "1", &format!("{}.0", ids[2])]).await?;
+    tamper(&server, &["DEL", &format!("{{q:0}}:m:{}", ids[3])]).await?;
+    let odd = queue.audit(None).await?.odd;
+    for (id, why) in [
+        (format!("{}.0", ids[0]), "its record is gone"),
+        (format!("{}.0", ids[1]), "neither waits"),
+        (format!("{}.0", ids[2]), "in 2 places"),
+        (ids[3].clone(), "its record and content are gone"),
+    ] {
+        assert!(odd.iter().any(|one| one.what == id && one.why.contains(why)), "{why}: {odd:?}");
+    }
+    Ok(())
+}

@@ -117,6 +117,7 @@ pub(crate) async fn put(queue: &Arc<dyn Queue>, to: &str, next_hop: &str) -> Res
     let recipient = Recipient { address: to.parse()?, original: None, standing: Standing::Pending };
     let entry = NewEntry {
         next_hop: NextHop(next_hop.to_owned()),
+        tenant: queue::Tenant::default(),
         recipients: vec![recipient],
         max_age: Duration::from_secs(3600),
     };

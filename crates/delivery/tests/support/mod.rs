@@ -234,6 +234,7 @@ fn leased(content: Content) -> Leased {
     let entry = Entry {
         id: EntryId { message: id, number: 0 },
         next_hop: NextHop("mx:example.test".to_owned()),
+        tenant: queue::Tenant::default(),
         recipients: Vec::<Recipient>::new(),
         state: EntryState::Leased,
         epoch: 1,
@@ -312,7 +313,40 @@ impl Queue for NoQueue {
     async fn show(&self, _: QueueId) -> Result<Option<(MessageRecord, Vec<Entry>)>, QueueError> {
         unavailable()
     }
-    async fn operate(&self, _: QueueId, _: &queue::Verb) -> Result<u64, QueueError> {
+    async fn operate(&self, _: queue::Target, _: &queue::Verb, _: &str) -> Result<u64, QueueError> {
+        unavailable()
+    }
+    async fn verbs(&self, _: usize) -> Result<Vec<queue::VerbRecord>, QueueError> {
+        unavailable()
+    }
+    async fn record(&self, _: &queue::VerbRecord) -> Result<(), QueueError> {
+        unavailable()
+    }
+    async fn suspend(&self, _: &queue::Scope, _: &str, _: &str) -> Result<(), QueueError> {
+        unavailable()
+    }
+    async fn resume(&self, _: &queue::Scope, _: &str) -> Result<bool, QueueError> {
+        unavailable()
+    }
+    async fn suspensions(&self) -> Result<Vec<queue::Suspension>, QueueError> {
+        unavailable()
+    }
+    async fn set_policy(&self, _: &queue::Policy) -> Result<(), QueueError> {
+        unavailable()
+    }
+    async fn sharers(&self, _: &queue::NextHop, _: &str, _: Duration) -> Result<(usize, usize), QueueError> {
+        unavailable()
+    }
+    async fn events(&self, _: &str, _: usize) -> Result<queue::Events, QueueError> {
+        unavailable()
+    }
+    async fn passed(&self, _: &str, _: &str) -> Result<(), QueueError> {
+        unavailable()
+    }
+    async fn forget_reader(&self, _: &str) -> Result<(), QueueError> {
+        unavailable()
+    }
+    async fn audit(&self, _: Option<&str>) -> Result<queue::AuditPage, QueueError> {
         unavailable()
     }
 

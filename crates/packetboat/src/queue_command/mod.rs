@@ -1,14 +1,16 @@
 //! `packetboat queue`: asks the admin API of a running process.
 
+mod bulk;
 mod client;
+mod follow;
 mod print;
 
 use anyhow::{Context, Result};
-use queue::{Entry, EntryState, Ledger, MessageRecord};
+use queue::{Entry, Ledger, MessageRecord};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use crate::command::{List, Output, Queue, State, Verb};
+use crate::command::{Conditions, List, Output, Queue, State, Verb, Which};
 use crate::settings;
 use client::Client;
 
@@ -39,6 +41,25 @@ struct Moved {
     entries: u64,
 }
 
+/// Whether anything has changed.
+#[derive(Debug, Deserialize)]
+struct Changed {
+    #[serde(default)]
+    changed: bool,
+}
+
+/// What is suspended.
+#[derive(Debug, Deserialize)]
+struct Suspensions {
+    suspensions: Vec<queue::Suspension>,
+}
+
+/// What operators have done.
+#[derive(Debug, Deserialize)]
+struct Verbs {
+    verbs: Vec<queue::VerbRecord>,
+}
+
 /// The account of the queue.
 #[derive(Debug, Deserialize)]
 struct Account {
@@ -66,7 +87,7 @@ async fn dispatch(arguments: &Queue) -> Result<()> {
             show(answer, output, print::message)
         }
         Verb::Retry { id } => {
-            let answer = client.post(&format!("messages/{}/retry", escaped(id))).await?;
+            let answer = client.post(&verb_path(id, "retry", None)).await?;
             show(answer, output, |moved: Moved| match moved.entries {
                 0 => println!("no entry of {id} was waiting: a worker has it"),
                 entries => println!("{entries} of the entries of {id} are due now"),
@@ -94,9 +115,29 @@ async fn dispatch(arguments: &Queue) -> Result<()> {
                 println!("{} of the entries of {id} are given up: the sender is told", moved.entries)
             })
         }
+        Verb::Bulk(bulk) => bulk::run(&client, bulk, output).await,
+        Verb::Suspend { which, why } => {
+            let answer = client.post(&suspension_path(which, why.as_deref())).await?;
+            show(answer, output, |_: Changed| println!("{} is suspended", named(which)))
+        }
+        Verb::Resume { which } => {
+            let answer = client.delete(&suspension_path(which, None)).await?;
+            show(answer, output, |changed: Changed| match changed.changed {
+                true => println!("{} goes on", named(which)),
+                false => println!("{} was not suspended", named(which)),
+            })
+        }
+        Verb::Suspensions => show(client.get("suspensions").await?, output, print::suspensions),
         Verb::Account => show(client.get("account").await?, output, print::account),
+        Verb::Audit => follow::audit(&client, output).await,
+        Verb::Verbs { limit } => {
+            show(client.get(&format!("verbs?limit={limit}")).await?, output, print::verbs)
+        }
+        Verb::Events { reader, once, forget } => {
+            follow::events(&client, reader, *once, *forget, output).await
+        }
         Verb::Remove { id } => {
-            let answer = client.delete(&format!("messages/{}", escaped(id))).await?;
+            let answer = client.delete(&format!("messages/{}?by={}", escaped(id), escaped(&by()))).await?;
             show(answer, output, |moved: Moved| {
                 println!("{id} is removed, with its {} entries", moved.entries)
             })
@@ -105,8 +146,34 @@ async fn dispatch(arguments: &Queue) -> Result<()> {
 }
 
 fn verb_path(id: &str, verb: &str, why: Option<&str>) -> String {
-    let why = why.map(|why| format!("?why={}", escaped(why))).unwrap_or_default();
-    format!("messages/{}/{verb}{why}", escaped(id))
+    format!("messages/{}/{verb}?{}", escaped(id), order(why))
+}
+
+/// Who asks, and why.
+fn order(why: Option<&str>) -> String {
+    let why = why.map(|why| format!("&why={}", escaped(why))).unwrap_or_default();
+    format!("by={}{why}", escaped(&by()))
+}
+
+/// Who runs this command: written down with what it does, trusted for nothing.
+fn by() -> String {
+    let names = ["SUDO_USER", "USER", "LOGNAME"];
+    names.iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty())).unwrap_or_default()
+}
+
+fn suspension_path(which: &Which, why: Option<&str>) -> String {
+    let scope = match (&which.next_hop, &which.tenant) {
+        (Some(next_hop), _) => format!("next_hop={}", escaped(next_hop)),
+        (None, tenant) => format!("tenant={}", escaped(tenant.as_deref().unwrap_or_default())),
+    };
+    format!("suspensions?{scope}&{}", order(why))
+}
+
+fn named(which: &Which) -> String {
+    match (&which.next_hop, &which.tenant) {
+        (Some(next_hop), _) => format!("next hop {next_hop}"),
+        (None, tenant) => format!("tenant {}", tenant.as_deref().unwrap_or_default()),
+    }
 }
 
 /// Where the process answers.
@@ -157,24 +224,30 @@ async fn list_entries(client: &Client, list: &List, output: Output) -> Result<()
 }
 
 fn query(list: &List, cursor: Option<&str>) -> String {
-    let state = list.state.map(|state| match state {
-        State::Queued => EntryState::Queued,
-        State::Leased => EntryState::Leased,
-        State::Held => EntryState::Held,
-    });
-    let state = state.map(|state| match state {
-        EntryState::Queued => "queued",
-        EntryState::Leased => "leased",
-        EntryState::Held => "held",
-    });
-    let given = [("next_hop", list.next_hop.as_deref()), ("state", state), ("cursor", cursor)];
-    let mut query = format!("limit={}", list.limit);
-    for (name, value) in given {
-        if let Some(value) = value {
-            query.push_str(&format!("&{name}={}", escaped(value)));
-        }
+    let mut query = format!("limit={}{}", list.limit, conditions(&list.conditions));
+    if let Some(cursor) = cursor {
+        query.push_str(&format!("&cursor={}", escaped(cursor)));
     }
     query
+}
+
+/// Conditions as the API takes them, each behind a `&`.
+fn conditions(conditions: &Conditions) -> String {
+    let state = conditions.state.map(|state| match state {
+        State::Queued => "queued",
+        State::Leased => "leased",
+        State::Held => "held",
+    });
+    let age = conditions.older_than.map(|age| age.as_secs().to_string());
+    let given = [
+        ("next_hop", conditions.next_hop.as_deref()),
+        ("tenant", conditions.tenant.as_deref()),
+        ("domain", conditions.domain.as_deref()),
+        ("state", state),
+        ("older_than", age.as_deref()),
+    ];
+    let given = given.iter().filter_map(|(name, value)| Some(format!("&{name}={}", escaped((*value)?))));
+    given.collect()
 }
 
 /// Percent-encoding (RFC 3986 §2.1) of all that is not unreserved.
@@ -214,12 +287,20 @@ mod tests {
     #[test]
     fn queries_are_escaped() {
         let list = List {
-            next_hop: Some("mx:a b&c".to_owned()),
-            state: Some(State::Queued),
+            conditions: Conditions {
+                next_hop: Some("mx:a b&c".to_owned()),
+                tenant: None,
+                domain: None,
+                state: Some(State::Queued),
+                older_than: Some(std::time::Duration::from_secs(90)),
+            },
             limit: 5,
             cursor: None,
             all: false,
         };
-        assert_eq!(query(&list, Some("x/1")), "limit=5&next_hop=mx%3Aa%20b%26c&state=queued&cursor=x%2F1");
+        assert_eq!(
+            query(&list, Some("x/1")),
+            "limit=5&next_hop=mx%3Aa%20b%26c&state=queued&older_than=90&cursor=x%2F1"
+        );
     }
 }

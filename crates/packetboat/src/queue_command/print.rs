@@ -5,9 +5,9 @@ use std::time::Duration;
 use comfy_table::{Table, presets};
 use jiff::Timestamp as Time;
 use message::{Envelope, Recipient, Standing};
-use queue::{Entry, EntryState, Timestamp};
+use queue::{Entry, EntryState, Event, Oddity, Scope, Timestamp};
 
-use super::{Account, Listed, Shown};
+use super::{Account, Listed, Shown, Suspensions, Verbs};
 
 /// Longest text in a column of the listing.
 const MAX_COLUMN: usize = 60;
@@ -58,6 +58,9 @@ pub(super) fn message(shown: Shown) {
     for entry in &entries {
         println!("\nentry      {}", entry.id);
         println!("next hop   {}", plain(&entry.next_hop.to_string()));
+        if !entry.tenant.0.is_empty() {
+            println!("tenant     {}", plain(&entry.tenant.to_string()));
+        }
         println!("state      {}", plain(&state(entry)));
         println!("tries      {}", entry.attempts);
         println!("given up   {}", moment(entry.expires));
@@ -88,6 +91,61 @@ pub(super) fn account(account: Account) {
             println!("{count} entries are UNACCOUNTED FOR: this is a fault, keep the store and report it.")
         }
     }
+}
+
+/// What is suspended.
+pub(super) fn suspensions(told: Suspensions) {
+    if told.suspensions.is_empty() {
+        println!("Nothing is suspended.");
+        return;
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["SUSPENDED", "SINCE", "BY", "WHY"]);
+    for one in told.suspensions {
+        let scope = match &one.scope {
+            Scope::NextHop(name) => format!("next hop {name}"),
+            Scope::Tenant(name) => format!("tenant {name}"),
+        };
+        table.add_row([short(&scope), distance(one.since), short(&one.by), short(&one.why)]);
+    }
+    println!("{}", trimmed(&table.to_string()));
+}
+
+/// What operators have done.
+pub(super) fn verbs(told: Verbs) {
+    if told.verbs.is_empty() {
+        println!("No operator has done anything yet.");
+        return;
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["WHEN", "BY", "DID", "TO", "ENTRIES", "WHY"]);
+    for one in told.verbs {
+        let entries = one.entries.to_string();
+        let row = [distance(one.at), short(&one.by), one.verb, short(&one.target), entries, short(&one.why)];
+        table.add_row(row);
+    }
+    println!("{}", trimmed(&table.to_string()));
+}
+
+/// What an audit found.
+pub(super) fn audit(checked: u64, odd: &[Oddity], unaccounted: i64) {
+    println!("{checked} entries looked at.");
+    for one in odd {
+        println!("{}: {}", plain(&one.what), plain(&one.why));
+    }
+    match (odd.len(), unaccounted) {
+        (0, 0) => println!("Nothing is odd, and every entry is accounted for."),
+        (odd, count) => println!("{odd} odd, {count} entries unaccounted for."),
+    }
+}
+
+/// One event.
+pub(super) fn event(event: &Event) {
+    let time = i64::try_from(event.at.0).ok().and_then(|millis| Time::from_millisecond(millis).ok());
+    let time = time.map_or_else(|| "unknown".to_owned(), |time| format!("{time:.3}"));
+    println!("{time} {} {:<9} {}", event.entry, event.kind.name(), plain(&event.detail));
 }
 
 /// The reverse-path; the null one as SMTP writes it.

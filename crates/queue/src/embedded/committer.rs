@@ -12,12 +12,12 @@ use bytes::Bytes;
 use message::QueueId;
 use tokio::sync::{mpsc, oneshot};
 
-use super::schedule::Slot;
+use super::outbox::Outbox;
 use super::store::{Changes, unavailable};
-use super::{Shared, first_entry, now};
+use super::{Shared, now};
 use crate::{
-    Accepted, Closing, Doubt, Entry, EntryId, EntryState, Lease, LeaseRequest, Leased, Ledger, MessageRecord,
-    NewMessage, Next, QueueError, Settlement, Timestamp, Verb,
+    Accepted, Closing, Entry, EntryId, Lease, LeaseRequest, Leased, Ledger, MessageRecord, NewMessage,
+    QueueError, Scope, Settlement, Suspension, Target, Timestamp, Verb, VerbRecord,
 };
 
 /// Most changes in a batch.
@@ -32,20 +32,60 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 type Answer<T> = oneshot::Sender<Result<T, QueueError>>;
 
 pub(super) enum Change {
-    Stage { id: QueueId, number: u32, octets: Bytes, answer: Answer<()> },
-    Accept { message: Box<NewMessage>, lease: Option<LeaseRequest>, answer: Answer<Accepted> },
-    Settle { settlement: Box<Settlement>, answer: Answer<()> },
-    Doubt { lease: Lease, peer: String, answer: Answer<()> },
-    Operate { id: QueueId, verb: Verb, answer: Answer<u64> },
+    Stage {
+        id: QueueId,
+        number: u32,
+        octets: Bytes,
+        answer: Answer<()>,
+    },
+    Accept {
+        message: Box<NewMessage>,
+        lease: Option<LeaseRequest>,
+        answer: Answer<Accepted>,
+    },
+    Settle {
+        settlement: Box<Settlement>,
+        answer: Answer<()>,
+    },
+    Doubt {
+        lease: Lease,
+        peer: String,
+        answer: Answer<()>,
+    },
+    Operate {
+        target: Target,
+        verb: Verb,
+        by: String,
+        answer: Answer<u64>,
+    },
+    Record {
+        verb: Box<VerbRecord>,
+        answer: Answer<()>,
+    },
+    /// Without a reason, it is resumed.
+    Suspend {
+        scope: Scope,
+        by: String,
+        why: Option<String>,
+        answer: Answer<bool>,
+    },
+    /// See [`super::outbox::Outbox::read_by`].
+    Reader {
+        reader: String,
+        passed: Option<Option<u64>>,
+        answer: Answer<()>,
+    },
 }
 
 impl Change {
-    fn message(&self) -> QueueId {
+    fn message(&self) -> Option<QueueId> {
         match self {
-            Self::Stage { id, .. } | Self::Operate { id, .. } => *id,
-            Self::Accept { message, .. } => message.record.id,
-            Self::Settle { settlement, .. } => settlement.lease.entry.message,
-            Self::Doubt { lease, .. } => lease.entry.message,
+            Self::Stage { id, .. } => Some(*id),
+            Self::Operate { target, .. } => Some(target.message()),
+            Self::Accept { message, .. } => Some(message.record.id),
+            Self::Settle { settlement, .. } => Some(settlement.lease.entry.message),
+            Self::Doubt { lease, .. } => Some(lease.entry.message),
+            Self::Record { .. } | Self::Suspend { .. } | Self::Reader { .. } => None,
         }
     }
 
@@ -59,10 +99,10 @@ impl Change {
 }
 
 /// A message whose writes are in the batch.
-struct Written {
-    record: MessageRecord,
-    inline: message::Content,
-    entries: Vec<Entry>,
+pub(super) struct Written {
+    pub(super) record: MessageRecord,
+    pub(super) inline: message::Content,
+    pub(super) entries: Vec<Entry>,
 }
 
 /// A change whose writes are in the batch.
@@ -72,23 +112,35 @@ enum Prepared {
     Settle { lease: Lease, retry_at: Result<Timestamp, Closing>, bounce: Option<Written>, answer: Answer<()> },
     Doubt { answer: Answer<()> },
     Operate { entries: Vec<EntryId>, verb: Verb, answer: Answer<u64> },
+    Suspend { scope: Scope, suspension: Option<Suspension>, answer: Answer<bool> },
+    Written { answer: Answer<()> },
+}
+
+/// What a batch writes once, whatever is in it.
+#[derive(Clone)]
+pub(super) struct Books {
+    pub(super) ledger: Ledger,
+    pub(super) outbox: Outbox,
 }
 
 /// A settlement whose writes are in the batch: when the entry is due again, or how it ended.
-type Settled = (Lease, Result<Timestamp, Closing>, Option<Written>);
+pub(super) type Settled = (Lease, Result<Timestamp, Closing>, Option<Written>);
 
 pub(super) struct Committer {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     received: mpsc::Receiver<Change>,
     swept_at: Timestamp,
-    /// The account as it is on disk; `queued` is not kept in it.
-    ledger: Ledger,
+    /// The account and the outbox as they are on disk; `queued` is not kept in the account.
+    books: Books,
 }
 
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>, received: mpsc::Receiver<Change>) -> Self {
-        let ledger = shared.state().ledger;
-        Self { shared, received, swept_at: now(), ledger }
+        let books = {
+            let state = shared.state();
+            Books { ledger: state.ledger, outbox: state.outbox.clone() }
+        };
+        Self { shared, received, swept_at: now(), books }
     }
 
     /// Runs until every handle on the queue is gone.
@@ -119,10 +171,10 @@ impl Committer {
         let mut touched = HashSet::with_capacity(batch.len());
         let mut held_over = Vec::new();
         let mut prepared = Vec::with_capacity(batch.len());
-        let mut ledger = self.ledger;
+        let mut books = self.books.clone();
         for change in batch {
-            if touched.insert(change.message()) {
-                prepared.extend(self.prepare(change, &mut changes, &mut ledger, now));
+            if change.message().is_none_or(|message| touched.insert(message)) {
+                prepared.extend(self.prepare(change, &mut changes, &mut books, now));
             } else {
                 held_over.push(change);
             }
@@ -132,16 +184,17 @@ impl Committer {
             return held_over;
         }
         let started = std::time::Instant::now();
-        let account = match ledger == self.ledger {
+        let account = match books.ledger == self.books.ledger {
             true => Ok(()),
-            false => self.shared.store.put_ledger(&mut changes, &ledger),
+            false => self.shared.store.put_ledger(&mut changes, &books.ledger),
         };
         let outcome = account.and_then(|()| self.shared.store.commit(changes));
         metrics::histogram!("packetboat_queue_commit_seconds").record(started.elapsed().as_secs_f64());
         metrics::histogram!("packetboat_queue_commit_changes").record(prepared.len() as f64);
         match outcome {
             Ok(()) => {
-                self.ledger = ledger;
+                self.shared.state().outbox = books.outbox.clone();
+                self.books = books;
                 self.finish(prepared, now);
             }
             Err(error) => self.fail(prepared, &error),
@@ -153,7 +206,7 @@ impl Committer {
         &self,
         change: Change,
         changes: &mut Changes,
-        ledger: &mut Ledger,
+        books: &mut Books,
         now: Timestamp,
     ) -> Option<Prepared> {
         match change {
@@ -161,7 +214,7 @@ impl Committer {
                 self.shared.store.put_content(changes, id, number.saturating_add(1), octets);
                 Some(Prepared::Stage { id, number, answer })
             }
-            Change::Accept { message, lease, answer } => match self.write(*message, changes, ledger, now) {
+            Change::Accept { message, lease, answer } => match self.write(*message, changes, books, now) {
                 Ok(Some(written)) => Some(Prepared::Accept { written, lease, answer }),
                 Ok(None) => reply(answer, Ok(Accepted { fresh: false, leased: Vec::new() })),
                 Err(error) => reply(answer, Err(error)),
@@ -171,7 +224,7 @@ impl Committer {
                     return reply(answer, Err(QueueError::StaleLease));
                 }
                 let id = settlement.lease.entry;
-                match self.write_settlement(*settlement, changes, ledger, now) {
+                match self.write_settlement(*settlement, changes, books, now) {
                     Ok((lease, retry_at, bounce)) => {
                         Some(Prepared::Settle { lease, retry_at, bounce, answer })
                     }
@@ -182,142 +235,38 @@ impl Committer {
                     }
                 }
             }
-            Change::Doubt { lease, peer, answer } => match self.write_doubt(&lease, peer, changes, now) {
-                Ok(()) => Some(Prepared::Doubt { answer }),
-                Err(error) => reply(answer, Err(error)),
-            },
-            Change::Operate { id, verb, answer } => match self.write_verb(id, &verb, changes, ledger, now) {
-                Ok(entries) => Some(Prepared::Operate { entries, verb, answer }),
-                Err(error) => reply(answer, Err(error)),
-            },
-        }
-    }
-
-    fn write_doubt(
-        &self,
-        lease: &Lease,
-        peer: String,
-        changes: &mut Changes,
-        now: Timestamp,
-    ) -> Result<(), QueueError> {
-        if !self.shared.state().schedule.holds(lease, now) {
-            return Err(QueueError::StaleLease);
-        }
-        let mut entry = self.shared.store.entry(lease.entry)?.ok_or(QueueError::Gone(lease.entry.message))?;
-        entry.doubt = Some(Doubt { peer, since: now });
-        entry.epoch = lease.epoch;
-        self.shared.store.put_entry(changes, &entry)
-    }
-
-    /// Adds what an operator asks for to the batch; gives the entries it concerns.
-    fn write_verb(
-        &self,
-        id: QueueId,
-        verb: &Verb,
-        changes: &mut Changes,
-        ledger: &mut Ledger,
-        now: Timestamp,
-    ) -> Result<Vec<EntryId>, QueueError> {
-        let state = self.shared.state();
-        let in_state = |entry: &EntryId, wanted| state.schedule.slot(*entry).map(Slot::state) == Some(wanted);
-        let concerned = |entry: &EntryId| match verb {
-            Verb::RetryNow => in_state(entry, EntryState::Queued),
-            Verb::Release => state.schedule.slot(*entry).is_some_and(|slot| slot.held.is_some()),
-            Verb::Hold { .. } | Verb::Bounce { .. } | Verb::Remove => true,
-        };
-        let entries: Vec<EntryId> = state.schedule.entries(id).filter(concerned).collect();
-        if *verb == Verb::Remove {
-            entries.iter().for_each(|entry| self.shared.store.remove_entry(changes, *entry));
-            let parts = state.parts.get(&id).copied().unwrap_or(0);
-            self.shared.store.remove_message(changes, id, parts);
-            ledger.removed += entries.len() as u64;
-            return Ok(entries);
-        }
-        drop(state);
-        for id in &entries {
-            let Some(mut entry) = self.shared.store.entry(*id)? else { continue };
-            match verb {
-                Verb::Hold { why } => entry.held = Some(why.clone()),
-                Verb::Bounce { why } => (entry.held, entry.doomed) = (None, Some(why.clone())),
-                Verb::Release => entry.held = None,
-                Verb::RetryNow | Verb::Remove => {}
-            }
-            entry.due = now;
-            self.shared.store.put_entry(changes, &entry)?;
-        }
-        Ok(entries)
-    }
-
-    /// Adds a message to the batch; `None` when it has been accepted before.
-    fn write(
-        &self,
-        mut message: NewMessage,
-        changes: &mut Changes,
-        ledger: &mut Ledger,
-        now: Timestamp,
-    ) -> Result<Option<Written>, QueueError> {
-        let id = message.record.id;
-        {
-            let state = self.shared.state();
-            if state.seen.contains_key(&id) || state.schedule.contains(id) {
-                return Ok(None);
-            }
-            let staged = state.staged.get(&id).map_or(0, |(parts, _)| *parts);
-            if staged != message.record.parts {
-                return Err(QueueError::Gone(id));
-            }
-        }
-        message.record.accepted_at = now;
-        let count = u32::try_from(message.entries.len()).unwrap_or(u32::MAX);
-        let entries: Vec<Entry> =
-            (0..count).filter_map(|number| first_entry(&message, number, now)).collect();
-        self.shared.store.put_message(changes, &message.record)?;
-        self.shared.store.put_content(changes, id, 0, message.inline.to_bytes());
-        for entry in &entries {
-            self.shared.store.put_entry(changes, entry)?;
-        }
-        ledger.accepted += entries.len() as u64;
-        Ok(Some(Written { record: message.record, inline: message.inline, entries }))
-    }
-
-    fn write_settlement(
-        &self,
-        settlement: Settlement,
-        changes: &mut Changes,
-        ledger: &mut Ledger,
-        now: Timestamp,
-    ) -> Result<Settled, QueueError> {
-        let Settlement { lease, recipients, next, bounce } = settlement;
-        let id = lease.entry;
-        let retry_at = match next {
-            Next::Done(closing) => {
-                ledger.close(closing);
-                self.shared.store.remove_entry(changes, id);
-                let state = self.shared.state();
-                if state.schedule.entries(id.message).all(|entry| entry == id) {
-                    let parts = state.parts.get(&id.message).copied().unwrap_or(0);
-                    self.shared.store.remove_message(changes, id.message, parts);
+            Change::Doubt { lease, peer, answer } => {
+                match self.write_doubt(&lease, peer, changes, books, now) {
+                    Ok(()) => Some(Prepared::Doubt { answer }),
+                    Err(error) => reply(answer, Err(error)),
                 }
-                Err(closing)
             }
-            Next::Retry { after, error } => {
-                let mut entry = self.shared.store.entry(id)?.ok_or(QueueError::Gone(id.message))?;
-                let due = now.after(after);
-                entry.recipients = recipients;
-                entry.epoch = lease.epoch;
-                entry.attempts += 1;
-                entry.due = due;
-                entry.last_error = Some(error);
-                entry.doubt = None;
-                self.shared.store.put_entry(changes, &entry)?;
-                Ok(due)
+            Change::Operate { target, verb, by, answer } => {
+                match self.write_verb(target, &verb, &by, changes, books, now) {
+                    Ok(entries) => Some(Prepared::Operate { entries, verb, answer }),
+                    Err(error) => reply(answer, Err(error)),
+                }
             }
-        };
-        let bounce = match bounce {
-            Some(bounce) => self.write(bounce, changes, ledger, now)?,
-            None => None,
-        };
-        Ok((lease, retry_at, bounce))
+            Change::Record { mut verb, answer } => {
+                verb.at = now;
+                match self.shared.store.put_verb(changes, &verb) {
+                    Ok(()) => Some(Prepared::Written { answer }),
+                    Err(error) => reply(answer, Err(error)),
+                }
+            }
+            Change::Suspend { scope, by, why, answer } => {
+                match self.write_suspension(&scope, by, why, changes, now) {
+                    Ok(suspension) => Some(Prepared::Suspend { scope, suspension, answer }),
+                    Err(error) => reply(answer, Err(error)),
+                }
+            }
+            Change::Reader { reader, passed, answer } => {
+                match books.outbox.read_by(&self.shared.store, changes, &reader, passed) {
+                    Ok(()) => Some(Prepared::Written { answer }),
+                    Err(error) => reply(answer, Err(error)),
+                }
+            }
+        }
     }
 
     fn finish(&self, prepared: Vec<Prepared>, now: Timestamp) {
@@ -332,8 +281,9 @@ impl Committer {
                     let _ = answer.send(Ok(()));
                 }
                 Prepared::Accept { written, lease, answer } => {
+                    let entries = written.entries.len();
                     let leased = self.admit(written, lease, now);
-                    wake |= leased.is_empty();
+                    wake |= leased.len() < entries;
                     let _ = answer.send(Ok(Accepted { fresh: true, leased }));
                 }
                 Prepared::Settle { lease, retry_at, bounce, answer } => {
@@ -362,6 +312,15 @@ impl Committer {
                     wake = true;
                     let _ = answer.send(Ok(entries.len() as u64));
                 }
+                Prepared::Suspend { scope, suspension, answer } => {
+                    let suspended = &mut self.shared.state().schedule.limits.suspended;
+                    let before = suspended.remove(&scope).is_some();
+                    let changed = suspension.is_some() || before;
+                    suspended.extend(suspension.map(|suspension| (scope, suspension)));
+                    wake = true;
+                    let _ = answer.send(Ok(changed));
+                }
+                Prepared::Written { answer } => drop(answer.send(Ok(()))),
             }
         }
         if wake {
@@ -382,7 +341,9 @@ impl Committer {
                 }
             }
         }
-        if let (Verb::Remove, Some(first)) = (verb, entries.first()) {
+        if let (Verb::Remove, Some(first)) = (verb, entries.first())
+            && !state.schedule.contains(first.message)
+        {
             state.parts.remove(&first.message);
         }
     }
@@ -398,7 +359,7 @@ impl Committer {
         }
         state.ledger.accepted += written.entries.len() as u64;
         for entry in &written.entries {
-            state.schedule.insert(entry.id, &entry.next_hop, now, 0, None);
+            state.schedule.insert(entry.id, (&entry.tenant, &entry.next_hop), now, 0, None);
         }
         let Some(request) = lease.filter(|request| written.entries.len() <= request.max) else {
             return Vec::new();
@@ -407,7 +368,7 @@ impl Committer {
         let message = Arc::new(written.record);
         let mut leased = Vec::with_capacity(written.entries.len());
         for mut entry in written.entries {
-            let Some(lease) = state.schedule.lease_one(entry.id, &worker, until) else { continue };
+            let Some(lease) = state.schedule.lease_one(entry.id, &worker, now, until) else { continue };
             entry.epoch = lease.epoch;
             entry.state = crate::EntryState::Leased;
             entry.due = until;
@@ -429,6 +390,8 @@ impl Committer {
                 | Prepared::Settle { answer, .. }
                 | Prepared::Doubt { answer } => drop(answer.send(Err(told()))),
                 Prepared::Accept { answer, .. } => drop(answer.send(Err(told()))),
+                Prepared::Suspend { answer, .. } => drop(answer.send(Err(told()))),
+                Prepared::Written { answer } => drop(answer.send(Err(told()))),
                 Prepared::Operate { answer, .. } => drop(answer.send(Err(told()))),
             }
         }

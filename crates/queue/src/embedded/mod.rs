@@ -5,11 +5,16 @@
 //! memory: they end with the process that gave them.
 
 mod committer;
+mod lanes;
+mod limits;
+mod operators;
+mod outbox;
 mod schedule;
 #[cfg(test)]
 #[allow(clippy::expect_used)]
 mod simulation;
 mod store;
+mod write;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,17 +27,17 @@ use message::QueueId;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::committer::{Change, Committer};
+use self::outbox::Outbox;
 use self::schedule::Schedule;
 use self::store::{Store, unavailable};
 use crate::{
-    Accepted, Depth, Entry, EntryState, Lease, LeaseRequest, Leased, Ledger, ListFilter, MessageRecord,
-    NewMessage, Page, Queue, QueueError, Settlement, Timestamp, Verb,
+    Accepted, AuditPage, Depth, Entry, EntryState, Events, Lease, LeaseRequest, Leased, Ledger, ListFilter,
+    MessageRecord, NewMessage, NextHop, Page, Policy, Queue, QueueError, Scope, Settlement, Suspension,
+    Target, Timestamp, Verb, VerbRecord,
 };
 
 /// Changes that wait for the committer at most; more wait in their callers.
 const CHANGES_IN_FLIGHT: usize = 1024;
-/// Entries read for one page of a listing at most, matching or not.
-const SCANNED_PER_PAGE: usize = 10_000;
 
 /// What is held in memory.
 #[derive(Debug, Default)]
@@ -46,6 +51,8 @@ struct State {
     parts: HashMap<QueueId, u32>,
     /// The account, but for what is queued.
     ledger: Ledger,
+    /// Who reads what happens.
+    outbox: Outbox,
     /// A write has failed: what is in memory can no longer be trusted to be on disk.
     failed: bool,
 }
@@ -85,7 +92,8 @@ impl EmbeddedQueue {
         let mut state = State::default();
         let mut entries = 0_u64;
         store.each_entry(None, |entry| {
-            state.schedule.insert(entry.id, &entry.next_hop, entry.due, entry.epoch, entry.held.as_deref());
+            let lane = (&entry.tenant, &entry.next_hop);
+            state.schedule.insert(entry.id, lane, entry.due, entry.epoch, entry.held.as_deref());
             entries += 1;
             true
         })?;
@@ -99,6 +107,10 @@ impl EmbeddedQueue {
         })?;
         // A folder from before there was an account begins one with what is in it.
         state.ledger = store.ledger()?.unwrap_or(Ledger { accepted: entries, ..Ledger::default() });
+        for suspension in store.suspensions()? {
+            state.schedule.limits.suspended.insert(suspension.scope.clone(), suspension);
+        }
+        state.outbox = Outbox::open(&store)?;
         let orphans = store.sweep_orphans(|id| state.schedule.contains(id))?;
         tracing::info!(folder = %folder.display(), entries, orphans, "embedded queue opened");
         let shared = Arc::new(Shared { store, state: Mutex::new(state), changed: Notify::new() });
@@ -161,34 +173,6 @@ fn read_leased(shared: &Shared, leases: Vec<Lease>, now: Timestamp) -> Result<Ve
         }
     }
     Ok(leased)
-}
-
-fn read_page(shared: &Shared, filter: &ListFilter) -> Result<Page, QueueError> {
-    let after = filter.cursor.as_deref().and_then(|cursor| cursor.parse().ok());
-    let limit = filter.limit.clamp(1, 1000);
-    let (mut entries, mut last, mut scanned, mut more) = (Vec::new(), None, 0, false);
-    shared.store.each_entry(after, |entry| {
-        if entries.len() == limit || scanned == SCANNED_PER_PAGE {
-            more = true;
-            return false;
-        }
-        scanned += 1;
-        last = Some(entry.id);
-        let wanted_hop = filter.next_hop.as_ref().is_none_or(|hop| entry.next_hop.0 == *hop);
-        if let Some(entry) = present(&shared.state(), entry)
-            && wanted_hop
-            && filter.state.is_none_or(|state| entry.state == state)
-        {
-            entries.push(entry);
-        }
-        true
-    })?;
-    let with_record = |entry: Entry| -> Result<Option<(Entry, MessageRecord)>, QueueError> {
-        Ok(shared.store.message(entry.id.message)?.map(|record| (entry, record)))
-    };
-    let entries =
-        entries.into_iter().map(with_record).filter_map(Result::transpose).collect::<Result<_, _>>()?;
-    Ok(Page { entries, next: last.filter(|_| more).map(|id| id.to_string()) })
 }
 
 #[async_trait]
@@ -256,7 +240,7 @@ impl Queue for EmbeddedQueue {
     }
 
     async fn list(&self, filter: ListFilter) -> Result<Page, QueueError> {
-        self.read(move |shared| read_page(shared, &filter)).await
+        self.read(move |shared| operators::read_page(shared, &filter)).await
     }
 
     async fn show(&self, id: QueueId) -> Result<Option<(MessageRecord, Vec<Entry>)>, QueueError> {
@@ -273,8 +257,73 @@ impl Queue for EmbeddedQueue {
         .await
     }
 
-    async fn operate(&self, id: QueueId, verb: &Verb) -> Result<u64, QueueError> {
-        self.change(|answer| Change::Operate { id, verb: verb.clone(), answer }).await
+    async fn operate(&self, target: Target, verb: &Verb, by: &str) -> Result<u64, QueueError> {
+        let (verb, by) = (verb.clone(), by.to_owned());
+        self.change(|answer| Change::Operate { target, verb, by, answer }).await
+    }
+
+    async fn verbs(&self, limit: usize) -> Result<Vec<VerbRecord>, QueueError> {
+        self.read(move |shared| shared.store.verbs(limit)).await
+    }
+
+    async fn record(&self, verb: &VerbRecord) -> Result<(), QueueError> {
+        let verb = Box::new(verb.clone());
+        self.change(|answer| Change::Record { verb, answer }).await
+    }
+
+    async fn suspend(&self, scope: &Scope, why: &str, by: &str) -> Result<(), QueueError> {
+        let (scope, by, why) = (scope.clone(), by.to_owned(), Some(why.to_owned()));
+        self.change(|answer| Change::Suspend { scope, by, why, answer }).await.map(|_| ())
+    }
+
+    async fn resume(&self, scope: &Scope, by: &str) -> Result<bool, QueueError> {
+        let (scope, by) = (scope.clone(), by.to_owned());
+        self.change(|answer| Change::Suspend { scope, by, why: None, answer }).await
+    }
+
+    async fn suspensions(&self) -> Result<Vec<Suspension>, QueueError> {
+        Ok(self.shared.state().schedule.limits.suspended.values().cloned().collect())
+    }
+
+    async fn set_policy(&self, policy: &Policy) -> Result<(), QueueError> {
+        self.shared.state().schedule.limits.set_policy(policy);
+        Ok(())
+    }
+
+    /// There is one process, and so one worker.
+    async fn sharers(&self, _: &NextHop, _: &str, _: Duration) -> Result<(usize, usize), QueueError> {
+        Ok((1, 0))
+    }
+
+    async fn events(&self, reader: &str, limit: usize) -> Result<Events, QueueError> {
+        let known = self.shared.state().outbox.knows(reader);
+        if !known {
+            let reader = reader.to_owned();
+            self.change(|answer| Change::Reader { reader, passed: Some(None), answer }).await?;
+        }
+        let reader = reader.to_owned();
+        self.read(move |shared| outbox::read(shared, &reader, limit)).await
+    }
+
+    async fn passed(&self, reader: &str, cursor: &str) -> Result<(), QueueError> {
+        let passed = cursor.parse().map_err(|cause| QueueError::Corrupt {
+            what: "an event cursor".to_owned(),
+            cause: Box::<dyn std::error::Error + Send + Sync>::from(std::num::ParseIntError::to_string(
+                &cause,
+            )),
+        })?;
+        let reader = reader.to_owned();
+        self.change(|answer| Change::Reader { reader, passed: Some(Some(passed)), answer }).await
+    }
+
+    async fn forget_reader(&self, reader: &str) -> Result<(), QueueError> {
+        let reader = reader.to_owned();
+        self.change(|answer| Change::Reader { reader, passed: None, answer }).await
+    }
+
+    async fn audit(&self, cursor: Option<&str>) -> Result<AuditPage, QueueError> {
+        let after = cursor.and_then(|cursor| cursor.parse().ok());
+        self.read(move |shared| operators::audit(shared, after)).await
     }
 
     async fn ledger(&self) -> Result<Ledger, QueueError> {
@@ -300,6 +349,7 @@ fn first_entry(message: &NewMessage, number: u32, now: Timestamp) -> Option<Entr
     Some(Entry {
         id: crate::EntryId { message: message.record.id, number },
         next_hop: new.next_hop.clone(),
+        tenant: new.tenant.clone(),
         recipients: new.recipients.clone(),
         state: EntryState::Queued,
         epoch: 0,

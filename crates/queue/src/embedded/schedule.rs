@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use message::QueueId;
 
-use crate::{Depth, EntryId, EntryState, Lease, LeaseRequest, MAX_LOST_LEASES, NextHop, Timestamp};
+use super::lanes::{Lanes, Place};
+use super::limits::Limits;
+use crate::{
+    Depth, EntryId, EntryState, Lease, LeaseRequest, MAX_LOST_LEASES, NextHop, Scope, Tenant, Timestamp,
+};
 
 /// What is known of an entry without reading the disk.
 #[derive(Debug)]
 pub(super) struct Slot {
-    hop: Arc<str>,
+    place: Place,
     /// When it is due; while it is leased, when the lease ends.
     pub(super) due: Timestamp,
     pub(super) epoch: u64,
@@ -39,15 +43,12 @@ impl Slot {
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     slots: HashMap<EntryId, Slot>,
-    /// Entries waiting for each next hop.
-    waiting: HashMap<Arc<str>, BTreeSet<(Timestamp, EntryId)>>,
-    /// Each next hop with waiting entries, by the earliest of them.
-    heads: BTreeSet<(Timestamp, Arc<str>)>,
+    lanes: Lanes,
+    pub(super) limits: Limits,
     /// Leases, by their end.
     leases: BTreeSet<(Timestamp, EntryId)>,
     /// Entries of each message.
     messages: HashMap<QueueId, Vec<u32>>,
-    queued: u64,
     held: u64,
 }
 
@@ -56,16 +57,15 @@ impl Schedule {
     pub(super) fn insert(
         &mut self,
         id: EntryId,
-        hop: &NextHop,
+        (tenant, hop): (&Tenant, &NextHop),
         due: Timestamp,
         epoch: u64,
         held: Option<&str>,
     ) {
-        let known = self.waiting.get_key_value(hop.0.as_str()).map(|(hop, _)| Arc::clone(hop));
-        let hop = known.unwrap_or_else(|| hop.0.as_str().into());
+        let place = self.lanes.place(&tenant.0, &hop.0);
         self.messages.entry(id.message).or_default().push(id.number);
         let held = held.map(Arc::from);
-        let slot = Slot { hop: Arc::clone(&hop), due, epoch, worker: None, settling: false, held, lost: 0 };
+        let slot = Slot { place, due, epoch, worker: None, settling: false, held, lost: 0 };
         self.slots.insert(id, slot);
         self.rest(id);
     }
@@ -73,15 +73,13 @@ impl Schedule {
     /// Puts an entry that nobody has in its place: among those that wait, or aside.
     fn rest(&mut self, id: EntryId) {
         let Some(slot) = self.slots.get(&id) else { return };
-        let (hop, due, held) = (Arc::clone(&slot.hop), slot.due, slot.held.is_some());
-        if held { self.held += 1 } else { self.wait(&hop, due, id) }
+        if slot.held.is_some() { self.held += 1 } else { self.lanes.insert(&slot.place, slot.due, id) }
     }
 
     /// Takes an entry that nobody has out of its place.
     fn unrest(&mut self, id: EntryId) {
         let Some(slot) = self.slots.get(&id) else { return };
-        let (hop, due, held) = (Arc::clone(&slot.hop), slot.due, slot.held.is_some());
-        if held { self.held -= 1 } else { self.unwait(&hop, due, id) }
+        if slot.held.is_some() { self.held -= 1 } else { self.lanes.remove(&slot.place, slot.due, id) }
     }
 
     pub(super) fn contains(&self, message: QueueId) -> bool {
@@ -97,70 +95,43 @@ impl Schedule {
         self.slots.get(&id)
     }
 
-    fn wait(&mut self, hop: &Arc<str>, due: Timestamp, id: EntryId) {
-        let set = self.waiting.entry(Arc::clone(hop)).or_default();
-        let before = set.first().map(|(due, _)| *due);
-        set.insert((due, id));
-        self.queued += 1;
-        if before.is_none_or(|before| due < before) {
-            if let Some(before) = before {
-                self.heads.remove(&(before, Arc::clone(hop)));
-            }
-            self.heads.insert((due, Arc::clone(hop)));
-        }
-    }
-
-    fn unwait(&mut self, hop: &Arc<str>, due: Timestamp, id: EntryId) {
-        let Some(set) = self.waiting.get_mut(hop) else { return };
-        let before = set.first().map(|(due, _)| *due);
-        if !set.remove(&(due, id)) {
-            return;
-        }
-        self.queued -= 1;
-        let after = set.first().map(|(due, _)| *due);
-        if before != after {
-            if let Some(before) = before {
-                self.heads.remove(&(before, Arc::clone(hop)));
-            }
-            match after {
-                Some(after) => {
-                    self.heads.insert((after, Arc::clone(hop)));
-                }
-                None => {
-                    self.waiting.remove(hop);
-                }
-            }
-        }
-    }
-
-    /// Leases what has been due longest; returns ended leases to the queue first.
+    /// Leases what is due, tenants and next hops in turn; returns ended leases to the queue first.
     pub(super) fn lease(&mut self, request: &LeaseRequest, now: Timestamp) -> Vec<Lease> {
         self.return_ended(now);
         let except: HashSet<&str> = request.except.iter().map(|hop| hop.0.as_str()).collect();
         let worker: Arc<str> = request.worker.as_str().into();
-        let mut leased = Vec::new();
-        while leased.len() < request.max {
-            let open = self.heads.iter().take_while(|(due, _)| *due <= now);
-            let Some(hop) = open.map(|(_, hop)| hop).find(|hop| !except.contains(&***hop)).cloned() else {
-                break;
-            };
-            let Some((_, id)) = self.waiting.get(&hop).and_then(|set| set.first().copied()) else { break };
-            leased.extend(self.lease_one(id, &worker, now.after(request.duration)));
-        }
-        leased
+        let claimed = self.lanes.claim(request.max, now, &except, &mut self.limits);
+        let until = now.after(request.duration);
+        claimed.into_iter().filter_map(|(_, id)| self.give(id, &worker, until)).collect()
     }
 
-    /// Leases one waiting entry, due or not.
-    pub(super) fn lease_one(&mut self, id: EntryId, worker: &Arc<str>, until: Timestamp) -> Option<Lease> {
+    /// Leases one waiting entry, due or not, unless it is suspended or beyond its rate.
+    pub(super) fn lease_one(
+        &mut self,
+        id: EntryId,
+        worker: &Arc<str>,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Option<Lease> {
+        let slot = self.slots.get(&id)?;
+        let scopes =
+            [Scope::Tenant(slot.place.tenant.to_string()), Scope::NextHop(slot.place.hop.to_string())];
+        if scopes.iter().any(|scope| self.limits.tokens(scope, now).is_err()) {
+            return None;
+        }
+        scopes.iter().for_each(|scope| self.limits.spend(scope, 1));
+        self.lanes.remove(&slot.place, slot.due, id);
+        self.give(id, worker, until)
+    }
+
+    /// Leases an entry that has been taken out of its lane.
+    fn give(&mut self, id: EntryId, worker: &Arc<str>, until: Timestamp) -> Option<Lease> {
         let slot = self.slots.get_mut(&id)?;
-        let (hop, due) = (Arc::clone(&slot.hop), slot.due);
         slot.epoch += 1;
         slot.worker = Some(Arc::clone(worker));
         slot.due = until;
-        let epoch = slot.epoch;
-        self.unwait(&hop, due, id);
         self.leases.insert((until, id));
-        Some(Lease { entry: id, epoch })
+        Some(Lease { entry: id, epoch: slot.epoch })
     }
 
     fn return_ended(&mut self, now: Timestamp) {
@@ -284,14 +255,13 @@ impl Schedule {
 
     /// When there is next something to lease.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
-        let waiting = self.heads.first().map(|(due, _)| *due);
         let ending = self.leases.first().map(|(end, _)| *end);
-        waiting.into_iter().chain(ending).min()
+        self.lanes.next_turn().into_iter().chain(ending).min()
     }
 
     pub(super) fn depth(&self, now: Timestamp) -> Depth {
-        let oldest_due = self.heads.first().map_or(Duration::ZERO, |(due, _)| now.since(*due));
-        let leased = self.len() - self.queued - self.held;
-        Depth { queued: self.queued, leased, held: self.held, oldest_due }
+        let oldest_due = self.lanes.first_due().map_or(Duration::ZERO, |due| now.since(due));
+        let queued = self.lanes.len();
+        Depth { queued, leased: self.len() - queued - self.held, held: self.held, oldest_due }
     }
 }

@@ -6,10 +6,19 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch as WriteBatch, PersistMode};
 use message::QueueId;
 
-use crate::{Entry, EntryId, Ledger, MessageRecord, QueueError, Timestamp};
+use crate::{Entry, EntryId, Event, Ledger, MessageRecord, QueueError, Suspension, Timestamp, VerbRecord};
 
 /// The key of the account.
 const LEDGER: &str = "ledger";
+
+/// The key of the readers of the outbox.
+const READERS: &str = "readers";
+
+/// What the key of a suspension begins with.
+const SUSPENDED: &str = "suspended/";
+
+/// So many verbs are kept.
+const VERBS_KEPT: usize = 10_000;
 
 /// Memory for blocks read from disk, in octets.
 const CACHE: u64 = 64 * 1024 * 1024;
@@ -25,8 +34,13 @@ pub(super) struct Store {
     content: Keyspace,
     /// Message id ⇒ when it was accepted: what makes accept idempotent.
     seen: Keyspace,
-    /// `ledger` ⇒ the account, as JSON.
+    /// `ledger` ⇒ the account, `readers` ⇒ how far the readers of the outbox have come, `suspended/SCOPE` ⇒ a
+    /// suspension, all as JSON.
     account: Keyspace,
+    /// Number ⇒ event, as JSON.
+    events: Keyspace,
+    /// Time and number ⇒ what an operator asked for, as JSON.
+    verbs: Keyspace,
 }
 
 /// Changes that become durable together.
@@ -79,6 +93,8 @@ impl Store {
             content: keyspace("content")?,
             seen: keyspace("seen")?,
             account: keyspace("account")?,
+            events: keyspace("events")?,
+            verbs: keyspace("verbs")?,
             database,
         })
     }
@@ -215,5 +231,102 @@ impl Store {
         }
         self.commit(changes)?;
         Ok(swept)
+    }
+
+    pub(super) fn put_event(
+        &self,
+        changes: &mut Changes,
+        number: u64,
+        event: &Event,
+    ) -> Result<(), QueueError> {
+        changes.0.insert(&self.events, number.to_be_bytes(), encode(event)?);
+        Ok(())
+    }
+
+    pub(super) fn remove_event(&self, changes: &mut Changes, number: u64) {
+        changes.0.remove(&self.events, number.to_be_bytes());
+    }
+
+    /// The number of the first event, and the one after the last; zeros when there is none.
+    pub(super) fn event_range(&self) -> Result<(u64, u64), QueueError> {
+        let number = |guard: Option<fjall::Guard>| -> Result<Option<u64>, QueueError> {
+            let Some(guard) = guard else { return Ok(None) };
+            let key = guard.key().map_err(|cause| unavailable("reading the queue", cause))?;
+            Ok(<[u8; 8]>::try_from(&*key).ok().map(u64::from_be_bytes))
+        };
+        let (first, last) = (number(self.events.iter().next())?, number(self.events.iter().next_back())?);
+        Ok((first.unwrap_or(0), last.map_or(0, |last| last + 1)))
+    }
+
+    /// At most `limit` events from number `from` on.
+    pub(super) fn events(&self, from: u64, limit: usize) -> Result<Vec<(u64, Event)>, QueueError> {
+        let mut events = Vec::new();
+        for guard in self.events.range(from.to_be_bytes()..).take(limit) {
+            let (key, value) = guard.into_inner().map_err(|cause| unavailable("reading the queue", cause))?;
+            let number = <[u8; 8]>::try_from(&*key).map(u64::from_be_bytes).unwrap_or_default();
+            events.push((number, decode("an event", &value)?));
+        }
+        Ok(events)
+    }
+
+    pub(super) fn put_readers(
+        &self,
+        changes: &mut Changes,
+        readers: &std::collections::BTreeMap<String, u64>,
+    ) -> Result<(), QueueError> {
+        changes.0.insert(&self.account, READERS, encode(readers)?);
+        Ok(())
+    }
+
+    pub(super) fn readers(&self) -> Result<std::collections::BTreeMap<String, u64>, QueueError> {
+        let found = self.account.get(READERS).map_err(|cause| unavailable("reading the queue", cause))?;
+        found.map_or_else(|| Ok(Default::default()), |octets| decode("the readers of the outbox", &octets))
+    }
+
+    pub(super) fn put_suspension(
+        &self,
+        changes: &mut Changes,
+        suspension: &Suspension,
+    ) -> Result<(), QueueError> {
+        let key = format!("{SUSPENDED}{}", suspension.scope.key());
+        changes.0.insert(&self.account, key, encode(suspension)?);
+        Ok(())
+    }
+
+    pub(super) fn remove_suspension(&self, changes: &mut Changes, scope: &crate::Scope) {
+        changes.0.remove(&self.account, format!("{SUSPENDED}{}", scope.key()));
+    }
+
+    pub(super) fn suspensions(&self) -> Result<Vec<Suspension>, QueueError> {
+        let mut suspensions = Vec::new();
+        for guard in self.account.prefix(SUSPENDED) {
+            let (_, value) = guard.into_inner().map_err(|cause| unavailable("reading the queue", cause))?;
+            suspensions.push(decode("a suspension", &value)?);
+        }
+        Ok(suspensions)
+    }
+
+    /// Writes down what an operator asked for; the oldest goes when there are too many.
+    pub(super) fn put_verb(&self, changes: &mut Changes, verb: &VerbRecord) -> Result<(), QueueError> {
+        let number = u32::from(rand::random::<u16>());
+        let key = [verb.at.0.to_be_bytes().as_slice(), &number.to_be_bytes()].concat();
+        changes.0.insert(&self.verbs, key, encode(verb)?);
+        if self.verbs.approximate_len() > VERBS_KEPT
+            && let Some(oldest) = self.verbs.iter().next()
+        {
+            let key = oldest.key().map_err(|cause| unavailable("reading the queue", cause))?;
+            changes.0.remove(&self.verbs, key);
+        }
+        Ok(())
+    }
+
+    /// What operators asked for, the latest first.
+    pub(super) fn verbs(&self, limit: usize) -> Result<Vec<VerbRecord>, QueueError> {
+        let mut verbs = Vec::new();
+        for guard in self.verbs.iter().rev().take(limit) {
+            let (_, value) = guard.into_inner().map_err(|cause| unavailable("reading the queue", cause))?;
+            verbs.push(decode("what an operator asked for", &value)?);
+        }
+        Ok(verbs)
     }
 }

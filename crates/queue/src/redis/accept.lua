@@ -1,3 +1,4 @@
 -- ARGV: worker ('' for none) lease_ms, then the message as `admit` reads it.
 local worker = ARGV[1] ~= '' and ARGV[1]
-return { (admit(3, worker, now + tonumber(ARGV[2]))), now }
+local outcome, leased = admit(3, worker, now + tonumber(ARGV[2]))
+return { outcome, leased, now }

@@ -32,7 +32,17 @@ pub(super) enum Call {
     Show,
     List,
     Depth,
+    Suspend,
+    Policy,
+    Sharers,
+    Events,
+    Passed,
+    Verbs,
+    Audit,
 }
+
+/// How many scripts there are.
+const SCRIPTS: usize = 17;
 
 macro_rules! script {
     ($file:literal) => {
@@ -41,7 +51,7 @@ macro_rules! script {
 }
 
 /// The scripts, in the order of [`Call`].
-fn scripts() -> [Script; 10] {
+fn scripts() -> [Script; SCRIPTS] {
     [
         script!("accept.lua"),
         script!("lease.lua"),
@@ -53,6 +63,13 @@ fn scripts() -> [Script; 10] {
         script!("show.lua"),
         script!("list.lua"),
         script!("depth.lua"),
+        script!("suspend.lua"),
+        script!("policy.lua"),
+        script!("sharers.lua"),
+        script!("events.lua"),
+        script!("passed.lua"),
+        script!("verbs.lua"),
+        script!("audit.lua"),
     ]
 }
 
@@ -62,13 +79,21 @@ pub(super) fn shard_of(id: QueueId, shards: usize) -> usize {
     usize::try_from(id.spread() % shards as u64).unwrap_or_default()
 }
 
+/// The shard of something that is known by name alone (FNV-1a).
+pub(super) fn shard_of_name(name: &str, shards: usize) -> usize {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    usize::try_from(hash % shards as u64).unwrap_or_default()
+}
+
 /// The server.
 pub(super) struct Client {
     connections: Vec<ConnectionManager>,
     /// For calls that wait for replicas: they hold up what follows them on their connection.
     waiting: Vec<ConnectionManager>,
     turn: AtomicUsize,
-    scripts: [Script; 10],
+    scripts: [Script; SCRIPTS],
     tags: Vec<String>,
     replicas: u32,
     patience: Duration,

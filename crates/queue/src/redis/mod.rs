@@ -7,6 +7,7 @@
 
 mod client;
 mod config;
+mod operators;
 mod rows;
 
 use std::sync::Arc;
@@ -18,23 +19,22 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use message::QueueId;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 pub use config::Config;
 
-use self::client::{Call, Client, shard_of};
+use self::client::{Call, Client, shard_of, shard_of_name};
 use self::rows::Row;
 use crate::{
-    Accepted, Closing, Depth, Entry, EntryId, EntryState, Lease, LeaseRequest, Leased, Ledger, ListFilter,
-    MAX_LOST_LEASES, MessageRecord, NewMessage, Next, Page, Queue, QueueError, Settlement, Timestamp, Verb,
+    Accepted, AuditPage, Closing, Depth, Entry, EntryId, EntryState, Events, Lease, LeaseRequest, Leased,
+    Ledger, ListFilter, MAX_LOST_LEASES, MessageRecord, NewMessage, Next, NextHop, Page, Policy, Queue,
+    QueueError, Scope, Settlement, Suspension, Target, Timestamp, Verb, VerbRecord,
 };
 
 /// Content up to this length comes along with its lease. Octets.
 const INLINE_WITH_LEASE: usize = 64 * 1024;
 /// How often other processes' changes are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Entries looked at for one page of a listing, in each shard.
-const SCANNED_PER_PAGE: usize = 1000;
 /// A staged part that no accept names goes after this. Seconds.
 const PART_EXPIRES: u64 = 3600;
 
@@ -70,7 +70,7 @@ impl RedisQueue {
     /// Takes back a message that too few replicas have. Its sender is told to send it again, under another
     /// id: if it stayed, it would be delivered twice.
     async fn withdraw(&self, id: QueueId) {
-        match self.operate(id, &Verb::Remove).await {
+        match self.operate(Target::Message(id), &Verb::Remove, "").await {
             Ok(_) => tracing::warn!(queue_id = %id, "too few replicas have the message, it is withdrawn"),
             Err(error) => tracing::error!(
                 queue_id = %id,
@@ -136,22 +136,25 @@ fn add_message(call: &mut redis::ScriptInvocation<'_>, message: &NewMessage) -> 
     call.arg(message.record.id.as_str()).arg(json(&message.record)?);
     call.arg(message.inline.to_bytes().as_ref()).arg(message.record.parts).arg(message.entries.len());
     for entry in &message.entries {
-        call.arg(&entry.next_hop.0).arg(json(&entry.recipients)?).arg(millis(entry.max_age));
+        call.arg(&entry.next_hop.0).arg(&entry.tenant.0);
+        call.arg(json(&entry.recipients)?).arg(millis(entry.max_age));
     }
     Ok(())
 }
 
-/// The entries of a message that was accepted leased.
-fn leased_at_birth(message: NewMessage, request: &LeaseRequest, now: Timestamp) -> Vec<Leased> {
+/// The entries of a message that were accepted leased: those with a `1` in `leased`.
+fn leased_at_birth(message: NewMessage, request: &LeaseRequest, leased: &str, now: Timestamp) -> Vec<Leased> {
     let NewMessage { mut record, inline, entries } = message;
     record.accepted_at = now;
     let record = Arc::new(record);
     let ends = now.after(request.duration);
-    let leased = entries.into_iter().zip(0..).map(|(new, number)| {
+    let started = entries.into_iter().zip(0..).zip(leased.bytes()).filter(|(_, leased)| *leased == b'1');
+    let leased = started.map(|((new, number), _)| {
         let id = EntryId { message: record.id, number };
         let entry = Entry {
             id,
             next_hop: new.next_hop,
+            tenant: new.tenant,
             recipients: new.recipients,
             state: EntryState::Leased,
             epoch: 1,
@@ -189,7 +192,7 @@ impl Queue for RedisQueue {
         };
         add_message(&mut call, &message)?;
         let (answer, replicated) = self.client.run_replicated("accepting a message", call).await?;
-        let (outcome, now): (i64, u64) = answer;
+        let (outcome, started, now): (i64, String, u64) = answer;
         if outcome == 1
             && let Err(shortfall) = replicated
         {
@@ -202,12 +205,12 @@ impl Queue for RedisQueue {
             _ => return Err(QueueError::Gone(id)),
         }
         let leased = match lease {
-            Some(request) => leased_at_birth(message, &request, Timestamp(now)),
-            None => {
-                self.changed.notify_waiters();
-                Vec::new()
-            }
+            Some(request) => leased_at_birth(message, &request, &started, Timestamp(now)),
+            None => Vec::new(),
         };
+        if started.contains('0') {
+            self.changed.notify_waiters();
+        }
         Ok(Accepted { fresh: true, leased })
     }
 
@@ -340,34 +343,7 @@ impl Queue for RedisQueue {
     }
 
     async fn list(&self, filter: ListFilter) -> Result<Page, QueueError> {
-        let limit = filter.limit.clamp(1, 1000);
-        let cursor = filter.cursor.as_deref().and_then(|cursor| cursor.split_once(':'));
-        let (mut shard, mut after) = match cursor {
-            Some((shard, after)) => (shard.parse().unwrap_or(0), after.to_owned()),
-            None => (0, String::new()),
-        };
-        let state = match filter.state {
-            None => "",
-            Some(EntryState::Queued) => "queued",
-            Some(EntryState::Leased) => "leased",
-            Some(EntryState::Held) => "held",
-        };
-        let mut entries: Vec<(Entry, MessageRecord)> = Vec::new();
-        let until = Instant::now() + LOOK_EVERY;
-        while shard < self.shards() && entries.len() < limit && (entries.is_empty() || Instant::now() < until)
-        {
-            let mut call = self.client.call(shard, Call::List);
-            call.arg(&after).arg(limit - entries.len()).arg(SCANNED_PER_PAGE);
-            call.arg(filter.next_hop.as_deref().unwrap_or_default()).arg(state);
-            let (rows, last): (Vec<Row>, String) = self.client.run("listing the queue", call).await?;
-            for row in rows {
-                entries.push(row.into_entry()?);
-            }
-            shard += usize::from(last.is_empty());
-            after = last;
-        }
-        let next = (shard < self.shards()).then(|| format!("{shard}:{after}"));
-        Ok(Page { entries, next })
+        self.list_entries(&filter).await
     }
 
     async fn show(&self, id: QueueId) -> Result<Option<(MessageRecord, Vec<Entry>)>, QueueError> {
@@ -381,19 +357,72 @@ impl Queue for RedisQueue {
         Ok(Some((record, entries.collect::<Result<_, QueueError>>()?)))
     }
 
-    async fn operate(&self, id: QueueId, verb: &Verb) -> Result<u64, QueueError> {
-        let (name, why) = match verb {
-            Verb::RetryNow => ("retry", ""),
-            Verb::Hold { why } => ("hold", why.as_str()),
-            Verb::Release => ("release", ""),
-            Verb::Bounce { why } => ("bounce", why.as_str()),
-            Verb::Remove => ("remove", ""),
+    async fn operate(&self, target: Target, verb: &Verb, by: &str) -> Result<u64, QueueError> {
+        let number = match target {
+            Target::Message(_) => String::new(),
+            Target::Entry(id) => id.number.to_string(),
         };
+        let id = target.message();
         let mut call = self.client.call(shard_of(id, self.shards()), Call::Operate);
-        call.arg(id.as_str()).arg(name).arg(why);
+        call.arg(id.as_str()).arg(number).arg(verb.name()).arg(verb.why()).arg(by);
         let concerned = self.client.run("changing a message", call).await?;
         self.changed.notify_waiters();
         Ok(concerned)
+    }
+
+    async fn verbs(&self, limit: usize) -> Result<Vec<VerbRecord>, QueueError> {
+        self.recorded_verbs(limit).await
+    }
+
+    async fn record(&self, verb: &VerbRecord) -> Result<(), QueueError> {
+        let mut command = redis::cmd("XADD");
+        command.arg(self.client.key(0, "verbs")).arg("MAXLEN").arg("~").arg(10_000).arg("*");
+        command.arg("by").arg(&verb.by).arg("verb").arg(&verb.verb).arg("target").arg(&verb.target);
+        command.arg("why").arg(&verb.why).arg("entries").arg(verb.entries);
+        self.client.query("writing down what an operator did", command).await
+    }
+
+    async fn suspend(&self, scope: &Scope, why: &str, by: &str) -> Result<(), QueueError> {
+        self.set_suspended(scope, by, why, "suspend").await.map(|_| ())
+    }
+
+    async fn resume(&self, scope: &Scope, by: &str) -> Result<bool, QueueError> {
+        self.set_suspended(scope, by, "", "resume").await
+    }
+
+    async fn suspensions(&self) -> Result<Vec<Suspension>, QueueError> {
+        self.suspended().await
+    }
+
+    async fn set_policy(&self, policy: &Policy) -> Result<(), QueueError> {
+        self.write_policy(policy).await
+    }
+
+    async fn sharers(
+        &self,
+        next_hop: &NextHop,
+        worker: &str,
+        lasts: Duration,
+    ) -> Result<(usize, usize), QueueError> {
+        let mut call = self.client.call(shard_of_name(&next_hop.0, self.shards()), Call::Sharers);
+        call.arg(&next_hop.0).arg(worker).arg(millis(lasts));
+        self.client.run("sharing a limit", call).await
+    }
+
+    async fn events(&self, reader: &str, limit: usize) -> Result<Events, QueueError> {
+        self.read_events(reader, limit).await
+    }
+
+    async fn passed(&self, reader: &str, cursor: &str) -> Result<(), QueueError> {
+        self.pass_events(reader, cursor).await
+    }
+
+    async fn forget_reader(&self, reader: &str) -> Result<(), QueueError> {
+        self.pass_events(reader, &vec![""; self.shards()].join(",")).await
+    }
+
+    async fn audit(&self, cursor: Option<&str>) -> Result<AuditPage, QueueError> {
+        self.audit_page(cursor).await
     }
 
     async fn ledger(&self) -> Result<Ledger, QueueError> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use message::Content;
 use redis::{FromRedisValue, ParsingError, Value};
 
-use crate::{Doubt, Entry, EntryState, Lease, Leased, MessageRecord, NextHop, QueueError, Timestamp};
+use crate::{Doubt, Entry, EntryState, Lease, Leased, MessageRecord, NextHop, QueueError, Tenant, Timestamp};
 
 /// One entry, as `tell` in `prelude.lua` gives it; with the content, where it came along.
 pub(super) struct Row {
@@ -24,6 +24,7 @@ pub(super) struct Row {
     doomed: Option<String>,
     doubt: Option<String>,
     doubt_since: Option<u64>,
+    tenant: String,
     record: Vec<u8>,
     accepted_at: u64,
     body: Option<Vec<u8>>,
@@ -54,6 +55,7 @@ impl FromRedisValue for Row {
             doomed: FromRedisValue::from_redis_value(next())?,
             doubt: FromRedisValue::from_redis_value(next())?,
             doubt_since: FromRedisValue::from_redis_value(next())?,
+            tenant: FromRedisValue::from_redis_value(next())?,
             record: FromRedisValue::from_redis_value(next())?,
             accepted_at: FromRedisValue::from_redis_value(next())?,
             body: FromRedisValue::from_redis_value(next())?,
@@ -61,7 +63,7 @@ impl FromRedisValue for Row {
     }
 }
 
-fn corrupt(what: &str, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> QueueError {
+pub(super) fn corrupt(what: &str, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> QueueError {
     QueueError::Corrupt { what: what.to_owned(), cause: cause.into() }
 }
 
@@ -83,6 +85,7 @@ impl Row {
         let entry = Entry {
             id,
             next_hop: NextHop(self.next_hop),
+            tenant: Tenant(self.tenant),
             recipients,
             state: self.state,
             epoch: self.epoch,

@@ -32,6 +32,7 @@ pub(crate) fn message(next_hop: &str) -> NewMessage {
     };
     let entry = NewEntry {
         next_hop: NextHop(next_hop.to_owned()),
+        tenant: queue::Tenant::default(),
         recipients: vec![recipient],
         max_age: Duration::from_secs(3600),
     };

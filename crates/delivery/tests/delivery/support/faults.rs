@@ -109,8 +109,57 @@ impl Queue for Faulty {
         self.inner.show(id).await
     }
 
-    async fn operate(&self, id: QueueId, verb: &queue::Verb) -> Result<u64, QueueError> {
-        self.inner.operate(id, verb).await
+    async fn operate(&self, target: queue::Target, verb: &queue::Verb, by: &str) -> Result<u64, QueueError> {
+        self.inner.operate(target, verb, by).await
+    }
+
+    async fn verbs(&self, limit: usize) -> Result<Vec<queue::VerbRecord>, QueueError> {
+        self.inner.verbs(limit).await
+    }
+
+    async fn record(&self, verb: &queue::VerbRecord) -> Result<(), QueueError> {
+        self.inner.record(verb).await
+    }
+
+    async fn suspend(&self, scope: &queue::Scope, why: &str, by: &str) -> Result<(), QueueError> {
+        self.inner.suspend(scope, why, by).await
+    }
+
+    async fn resume(&self, scope: &queue::Scope, by: &str) -> Result<bool, QueueError> {
+        self.inner.resume(scope, by).await
+    }
+
+    async fn suspensions(&self) -> Result<Vec<queue::Suspension>, QueueError> {
+        self.inner.suspensions().await
+    }
+
+    async fn set_policy(&self, policy: &queue::Policy) -> Result<(), QueueError> {
+        self.inner.set_policy(policy).await
+    }
+
+    async fn sharers(
+        &self,
+        next_hop: &queue::NextHop,
+        worker: &str,
+        lasts: Duration,
+    ) -> Result<(usize, usize), QueueError> {
+        self.inner.sharers(next_hop, worker, lasts).await
+    }
+
+    async fn events(&self, reader: &str, limit: usize) -> Result<queue::Events, QueueError> {
+        self.inner.events(reader, limit).await
+    }
+
+    async fn passed(&self, reader: &str, cursor: &str) -> Result<(), QueueError> {
+        self.inner.passed(reader, cursor).await
+    }
+
+    async fn forget_reader(&self, reader: &str) -> Result<(), QueueError> {
+        self.inner.forget_reader(reader).await
+    }
+
+    async fn audit(&self, cursor: Option<&str>) -> Result<queue::AuditPage, QueueError> {
+        self.inner.audit(cursor).await
     }
 
     async fn ledger(&self) -> Result<queue::Ledger, QueueError> {

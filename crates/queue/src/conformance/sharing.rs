@@ -1,0 +1,273 @@
+//! How the queue is shared, and what operators and readers are told.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+use message::QueueId;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    LONG, PATIENCE, SHORT, Subject, accept, done, hold, is_stale, lease, lease_one, message, only_entry,
+    operate, request, retry,
+};
+use crate::{
+    Allowance, EntryId, EntryState, EventKind, ListFilter, NextHop, Policy, Scope, Target, Tenant, Verb,
+};
+
+pub(super) async fn run<F, Fut>(make: &F)
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Subject>,
+{
+    tenants_share_by_weight(make().await).await;
+    a_tenant_with_a_deep_queue_does_not_hold_up_others(make().await).await;
+    a_rate_bounds_what_is_leased(make().await).await;
+    what_is_suspended_stays(make().await).await;
+    a_verb_may_be_about_one_entry(make().await).await;
+    verbs_are_written_down(make().await).await;
+    listings_are_narrowed(make().await).await;
+    workers_learn_their_shares(make().await).await;
+    readers_are_told_what_happens(make().await).await;
+    an_audit_finds_nothing_odd(make().await).await;
+}
+
+async fn accept_for(queue: &Subject, tenant: &str, hops: &[&str]) -> QueueId {
+    let mut message = message(hops);
+    message.entries.iter_mut().for_each(|entry| entry.tenant = Tenant(tenant.to_owned()));
+    let id = message.record.id;
+    assert!(queue.accept(message, None).await.expect("accept").fresh);
+    id
+}
+
+fn tenants(given: &[(&str, Allowance)]) -> Policy {
+    let tenants = given.iter().map(|(name, one)| (Tenant((*name).to_owned()), *one)).collect();
+    Policy { tenants, ..Policy::default() }
+}
+
+/// Leases until so many have come, counted by tenant.
+async fn leased_by_tenant(queue: &Subject, batch: usize, total: usize) -> HashMap<String, usize> {
+    let (mut counts, mut left) = (HashMap::new(), total);
+    let deadline = Instant::now() + PATIENCE;
+    while left > 0 {
+        for leased in lease(queue, batch.min(left), LONG).await {
+            *counts.entry(leased.entry.tenant.0).or_default() += 1;
+            left -= 1;
+        }
+        assert!(Instant::now() < deadline, "{left} did not come");
+    }
+    counts
+}
+
+async fn tenants_share_by_weight(queue: Subject) {
+    let heavy = Allowance { weight: 3, per_minute: None };
+    queue.set_policy(&tenants(&[("heavy", heavy)])).await.expect("policy");
+    for _ in 0..160 {
+        accept_for(&queue, "heavy", &["mx:a"]).await;
+        accept_for(&queue, "light", &["mx:a"]).await;
+    }
+    let counts = leased_by_tenant(&queue, 80, 80).await;
+    let light = counts.get("light").copied().unwrap_or(0);
+    assert!((12..=30).contains(&light), "of 80, weight 1 of 4 had {light}");
+}
+
+async fn a_tenant_with_a_deep_queue_does_not_hold_up_others(queue: Subject) {
+    for at in 0..300 {
+        accept_for(&queue, "deep", &[&format!("mx:{}", at % 60)]).await;
+    }
+    let late = accept_for(&queue, "late", &["mx:1"]).await;
+    let mut first = Vec::new();
+    for _ in 0..6 {
+        first.extend(lease(&queue, 8, LONG).await.into_iter().map(|leased| leased.message.id));
+    }
+    assert!(first.contains(&late), "it waits behind all that is older");
+}
+
+async fn a_rate_bounds_what_is_leased(queue: Subject) {
+    let slow = Allowance { weight: 1, per_minute: Some(60) };
+    let mut policy = tenants(&[("slow", slow)]);
+    policy.next_hops.insert(NextHop("mx:slow".to_owned()), slow);
+    queue.set_policy(&policy).await.expect("policy");
+    for _ in 0..40 {
+        accept_for(&queue, "slow", &["mx:a"]).await;
+        accept_for(&queue, "quick", &["mx:a"]).await;
+        accept_for(&queue, "quick", &["mx:slow"]).await;
+    }
+    let mut counts: HashMap<(String, String), usize> = HashMap::new();
+    for _ in 0..10 {
+        for leased in lease(&queue, 100, LONG).await {
+            *counts.entry((leased.entry.tenant.0, leased.entry.next_hop.0)).or_default() += 1;
+        }
+    }
+    let count = |tenant: &str, hop: &str| counts.get(&(tenant.to_owned(), hop.to_owned())).copied();
+    assert_eq!(count("quick", "mx:a"), Some(40), "a limit for one stops another: {counts:?}");
+    // One a second, and five seconds' worth at once; rounded up in each shard.
+    for limited in [count("slow", "mx:a"), count("quick", "mx:slow")] {
+        let limited = limited.unwrap_or(0);
+        assert!((1..=12).contains(&limited), "{limited} in no time: {counts:?}");
+    }
+    let born = accept_leased(&queue, "slow").await;
+    assert_eq!(born, 0, "the rate does not hold for what is accepted leased");
+    let deadline = Instant::now() + PATIENCE;
+    while lease(&queue, 1, LONG).await.is_empty() {
+        assert!(Instant::now() < deadline, "nothing more comes");
+        sleep(Duration::from_millis(50)).await;
+    }
+    queue.set_policy(&Policy::default()).await.expect("policy");
+    assert_eq!(accept_leased(&queue, "slow").await, 1, "the rate was not taken back");
+}
+
+/// How many of a message's entries are leased with its accept.
+async fn accept_leased(queue: &Subject, tenant: &str) -> usize {
+    let mut message = message(&["mx:a"]);
+    message.entries[0].tenant = Tenant(tenant.to_owned());
+    // Of several shards, each has tokens of its own: with this many tries all are out of them.
+    let mut leased =
+        queue.accept(message.clone(), Some(request(1, LONG))).await.expect("accept").leased.len();
+    for _ in 0..20 {
+        message.record.id = QueueId::generate();
+        leased = queue.accept(message.clone(), Some(request(1, LONG))).await.expect("accept").leased.len();
+    }
+    leased
+}
+
+async fn what_is_suspended_stays(queue: Subject) {
+    let (hop, tenant) = (Scope::NextHop("mx:a".to_owned()), Scope::Tenant("t".to_owned()));
+    queue.suspend(&hop, "it asked us to", "alice").await.expect("suspend");
+    queue.suspend(&tenant, "it spams", "bob").await.expect("suspend");
+    accept_for(&queue, "", &["mx:a"]).await;
+    accept_for(&queue, "t", &["mx:b"]).await;
+    let free = accept_for(&queue, "", &["mx:b"]).await;
+    let mut suspended = message(&["mx:a"]);
+    suspended.record.id = QueueId::generate();
+    let born = queue.accept(suspended, Some(request(1, LONG))).await.expect("accept");
+    assert!(born.leased.is_empty(), "what is suspended was leased with its accept");
+    let leased = lease(&queue, 10, LONG).await;
+    assert_eq!(leased.iter().map(|leased| leased.message.id).collect::<Vec<_>>(), [free]);
+    let told = queue.suspensions().await.expect("suspensions");
+    let told: Vec<_> = told.iter().map(|one| (&one.scope, one.why.as_str(), one.by.as_str())).collect();
+    assert_eq!(told, [(&hop, "it asked us to", "alice"), (&tenant, "it spams", "bob")]);
+    assert!(queue.resume(&hop, "alice").await.expect("resume"));
+    assert!(!queue.resume(&hop, "alice").await.expect("resume"), "resumed twice");
+    assert!(queue.resume(&tenant, "bob").await.expect("resume"));
+    assert_eq!(
+        leased_by_tenant(&queue, 10, 3).await,
+        HashMap::from([(String::new(), 2), ("t".to_owned(), 1)])
+    );
+}
+
+async fn a_verb_may_be_about_one_entry(queue: Subject) {
+    let id = accept(&queue, &["mx:a", "mx:b"]).await;
+    let entry = |number| Target::Entry(EntryId { message: id, number });
+    assert_eq!(queue.operate(entry(1), &hold(), "test").await.expect("hold"), 1);
+    let leased = lease(&queue, 10, LONG).await;
+    assert_eq!(leased.iter().map(|leased| leased.entry.next_hop.0.as_str()).collect::<Vec<_>>(), ["mx:a"]);
+    assert_eq!(queue.operate(entry(0), &Verb::Remove, "test").await.expect("remove"), 1);
+    assert!(is_stale(queue.settle(done(&leased[0])).await), "a removed entry was settled");
+    assert_eq!(only_entry(&queue, id).await.state, EntryState::Held);
+    assert!(queue.inline_content(id).await.is_ok(), "the content went with the first of two entries");
+    assert_eq!(queue.operate(entry(1), &Verb::Remove, "test").await.expect("remove"), 1);
+    assert!(queue.show(id).await.expect("show").is_none(), "the message outlived its entries");
+    assert_eq!(queue.operate(entry(7), &Verb::Remove, "test").await.expect("remove"), 0);
+    assert_eq!(queue.ledger().await.expect("ledger").unaccounted(), 0);
+}
+
+async fn verbs_are_written_down(queue: Subject) {
+    let id = accept(&queue, &["mx:a"]).await;
+    operate(&queue, id, &hold()).await.expect("hold");
+    sleep(Duration::from_millis(3)).await;
+    queue.suspend(&Scope::NextHop("mx:a".to_owned()), "slow", "alice").await.expect("suspend");
+    let verbs = queue.verbs(10).await.expect("verbs");
+    let told: Vec<_> = verbs
+        .iter()
+        .map(|one| (one.by.as_str(), one.verb.as_str(), one.target.clone(), one.why.as_str(), one.entries))
+        .collect();
+    let expected = [
+        ("alice", "suspend", "h:mx:a".to_owned(), "slow", 0),
+        ("test", "hold", id.to_string(), "looks odd", 1),
+    ];
+    assert_eq!(told, expected);
+    assert!(verbs[0].at.0 > 0);
+}
+
+async fn listings_are_narrowed(queue: Subject) {
+    accept_for(&queue, "one", &["mx:a"]).await;
+    accept_for(&queue, "two", &["mx:a"]).await;
+    let list = async |filter: ListFilter| queue.list(filter).await.expect("list").entries.len();
+    let filter = ListFilter { limit: 10, ..ListFilter::default() };
+    assert_eq!(list(ListFilter { tenant: Some("one".to_owned()), ..filter.clone() }).await, 1);
+    assert_eq!(list(ListFilter { domain: Some("b.example".to_owned()), ..filter.clone() }).await, 2);
+    assert_eq!(list(ListFilter { domain: Some("c.example".to_owned()), ..filter.clone() }).await, 0);
+    assert_eq!(list(ListFilter { older_than: Some(LONG), ..filter.clone() }).await, 0);
+    sleep(SHORT).await;
+    assert_eq!(list(ListFilter { older_than: Some(SHORT), ..filter }).await, 2);
+}
+
+async fn workers_learn_their_shares(queue: Subject) {
+    let hop = NextHop("mx:a".to_owned());
+    assert_eq!(queue.sharers(&hop, "w1", LONG).await.expect("sharers"), (1, 0));
+    let (workers, before) = queue.sharers(&hop, "w2", LONG).await.expect("sharers");
+    // A backend of one process has one worker, whatever it is called.
+    assert!((workers, before) == (2, 1) || (workers, before) == (1, 0), "{workers} {before}");
+    assert_eq!(queue.sharers(&hop, "w1", LONG).await.expect("sharers"), (workers, 0));
+}
+
+async fn readers_are_told_what_happens(queue: Subject) {
+    accept(&queue, &["mx:before"]).await;
+    queue.settle(done(&lease_one(&queue, LONG).await)).await.expect("settle");
+    let told = queue.events("r", 100).await.expect("events");
+    assert!(told.events.is_empty() && !told.lost, "a reader starts when it is made known");
+    let id = accept(&queue, &["mx:a"]).await;
+    let leased = lease_one(&queue, LONG).await;
+    queue.doubt(&leased.lease, "mx.example").await.expect("doubt");
+    queue.settle(retry(&leased, Duration::from_millis(1))).await.expect("settle");
+    operate(&queue, id, &hold()).await.expect("hold");
+    operate(&queue, id, &Verb::Release).await.expect("release");
+    queue.settle(done(&lease_one(&queue, LONG).await)).await.expect("settle");
+    let expected = [
+        (EventKind::Accepted, ""),
+        (EventKind::InDoubt, "mx.example"),
+        (EventKind::Deferred, "busy"),
+        (EventKind::Held, "looks odd"),
+        (EventKind::Released, ""),
+        (EventKind::Delivered, ""),
+    ];
+    let told = queue.events("r", 100).await.expect("events");
+    assert!(told.events.iter().all(|event| event.entry == format!("{id}.0") && event.at.0 > 0));
+    let kinds: Vec<_> = told.events.iter().map(|event| (event.kind, event.detail.as_str())).collect();
+    assert_eq!(kinds, expected);
+    assert_eq!(queue.events("r", 100).await.expect("events"), told, "told once, they are gone");
+    queue.passed("r", &told.cursor).await.expect("passed");
+    assert!(queue.events("r", 100).await.expect("events").events.is_empty());
+    accept(&queue, &["mx:b"]).await;
+    let told = queue.events("r", 100).await.expect("events");
+    assert_eq!(told.events.len(), 1);
+    assert!(!told.lost);
+    queue.forget_reader("r").await.expect("forget");
+    assert!(
+        queue.events("r", 100).await.expect("events").events.is_empty(),
+        "a forgotten reader starts anew"
+    );
+}
+
+async fn an_audit_finds_nothing_odd(queue: Subject) {
+    for tenant in ["", "a", "b"] {
+        accept_for(&queue, tenant, &["mx:a", "mx:b"]).await;
+    }
+    let held = accept(&queue, &["mx:c"]).await;
+    operate(&queue, held, &hold()).await.expect("hold");
+    let leased = lease(&queue, 3, LONG).await;
+    queue.settle(retry(&leased[0], LONG)).await.expect("settle");
+    queue.settle(done(&leased[1])).await.expect("settle");
+    let (mut cursor, mut checked) = (None, 0);
+    for _ in 0..50 {
+        let page = queue.audit(cursor.as_deref()).await.expect("audit");
+        assert_eq!(page.odd, []);
+        checked += page.checked;
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!((checked, cursor), (6, None));
+}
