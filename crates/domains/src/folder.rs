@@ -1,6 +1,6 @@
 //! MailDomains and Secrets from a folder of YAML, followed while it changes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,21 +10,20 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use smtp::{Domain, Mailbox};
+use smtp::Mailbox;
 use tokio_util::sync::CancellationToken;
 
-use crate::index::{DomainIndex, Domains, HostedDomain, SubmissionUser};
+use crate::index::{
+    DEFAULT_KEY, DomainIndex, Domains, HostedDomain, SubmissionUser, hosted, owned_addresses,
+};
 use crate::key::SigningKey;
-use crate::types::{Inbound, MailDomain, SecretRef};
+use crate::types::{MailDomain, SecretRef};
 use crate::validate::validate;
 
 /// How often the folder is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Files larger than this are refused, in octets.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
-/// The key of a Secret with an imported private key.
-const DEFAULT_KEY: &str = "tls.key";
-
 /// Which Secrets a role may hold. What is not wanted is not kept in memory.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SecretsWanted {
@@ -328,18 +327,6 @@ impl Loaded {
     }
 }
 
-/// A user's own address, and the aliases that lead to it.
-fn owned_addresses(domain: &HostedDomain, local_part: &str) -> Vec<String> {
-    let own = format!("{local_part}@{}", domain.name);
-    let is_own = |target: &Mailbox| target.to_string().eq_ignore_ascii_case(&own);
-    let aliases = domain.aliases.iter().filter(|(_, targets)| targets.iter().any(is_own));
-    let mut owned: Vec<String> = aliases.map(|(alias, _)| format!("{alias}@{}", domain.name)).collect();
-    owned.sort();
-    owned.insert(0, own.clone());
-    owned.dedup();
-    owned
-}
-
 /// Splits a file at its `---` lines. Each document keeps its lines' numbers: what stands before it
 /// has become empty lines.
 fn documents(text: &str) -> Vec<(usize, String)> {
@@ -364,26 +351,6 @@ fn documents(text: &str) -> Vec<(usize, String)> {
         found.push((first_line, document));
     }
     found
-}
-
-fn hosted(resource: String, spec: crate::types::MailDomainSpec) -> HostedDomain {
-    let name = spec.domain.clone();
-    let at_home = |local_part: &str| -> Option<Mailbox> {
-        local_part.parse().ok().or_else(|| Mailbox::new(local_part, Domain::Name(name.clone())).ok())
-    };
-    let recipients =
-        spec.inbound.as_ref().map(|inbound: &Inbound| inbound.recipients.clone()).unwrap_or_default();
-    let catch_all = recipients.addresses.iter().any(|address| address == "*");
-    let listed = recipients.addresses.iter().filter(|address| *address != "*");
-    let addresses = listed.filter_map(|address| Some((address.to_lowercase(), at_home(address)?))).collect();
-    let aliases: BTreeMap<_, _> = recipients.aliases;
-    let aliases = aliases
-        .into_iter()
-        .map(|(alias, targets)| {
-            (alias.to_lowercase(), targets.iter().filter_map(|target| at_home(target)).collect())
-        })
-        .collect();
-    HostedDomain { name, resource, spec, signing_keys: Vec::new(), addresses, aliases, catch_all }
 }
 
 type Fingerprint = Vec<(PathBuf, Option<SystemTime>, u64)>;

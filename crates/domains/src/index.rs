@@ -200,6 +200,42 @@ fn same(one: &Mailbox, other: &Mailbox) -> bool {
     one.domain() == other.domain() && one.local_part().to_lowercase() == other.local_part().to_lowercase()
 }
 
+/// The key of a Secret with an imported private key, unless its reference says otherwise.
+pub(crate) const DEFAULT_KEY: &str = "tls.key";
+
+/// A domain without its keys, ready to be looked up.
+pub(crate) fn hosted(resource: String, spec: MailDomainSpec) -> HostedDomain {
+    let name = spec.domain.clone();
+    let at_home = |local_part: &str| -> Option<Mailbox> {
+        local_part.parse().ok().or_else(|| Mailbox::new(local_part, Domain::Name(name.clone())).ok())
+    };
+    let recipients =
+        spec.inbound.as_ref().map(|inbound: &Inbound| inbound.recipients.clone()).unwrap_or_default();
+    let catch_all = recipients.addresses.iter().any(|address| address == "*");
+    let listed = recipients.addresses.iter().filter(|address| *address != "*");
+    let addresses = listed.filter_map(|address| Some((address.to_lowercase(), at_home(address)?))).collect();
+    let aliases = recipients.aliases;
+    let aliases = aliases
+        .into_iter()
+        .map(|(alias, targets)| {
+            (alias.to_lowercase(), targets.iter().filter_map(|target| at_home(target)).collect())
+        })
+        .collect();
+    HostedDomain { name, resource, spec, signing_keys: Vec::new(), addresses, aliases, catch_all }
+}
+
+/// A user's own address, and the aliases that lead to it.
+pub(crate) fn owned_addresses(domain: &HostedDomain, local_part: &str) -> Vec<String> {
+    let own = format!("{local_part}@{}", domain.name);
+    let is_own = |target: &Mailbox| target.to_string().eq_ignore_ascii_case(&own);
+    let aliases = domain.aliases.iter().filter(|(_, targets)| targets.iter().any(is_own));
+    let mut owned: Vec<String> = aliases.map(|(alias, _)| format!("{alias}@{}", domain.name)).collect();
+    owned.sort();
+    owned.insert(0, own.clone());
+    owned.dedup();
+    owned
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 //! [`types`] is the API, as the CRD and as YAML in a folder. [`Domains`] is what the services read:
 //! an index that is replaced as a whole whenever something changes.
 
+mod cluster;
 pub mod duration;
 mod folder;
 mod index;
@@ -10,6 +11,7 @@ mod key;
 pub mod types;
 mod validate;
 
+pub use cluster::{ACTIVE, ClusterError, DOMAIN_ANNOTATION, SELECTOR_LABEL, STAGE_ANNOTATION, watch_cluster};
 pub use folder::{LoadError, Problem, SecretsWanted, load_folder, watch_folder};
 pub use index::{DomainIndex, Domains, HostedDomain, RecipientStanding, SubmissionUser, owns};
 pub use key::{KeyError, SigningKey};

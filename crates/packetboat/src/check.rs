@@ -9,7 +9,7 @@ use tls::ServerTls;
 use crate::command::{Check, Output};
 use crate::report;
 use crate::roles;
-use crate::settings::{Backend, Problem, Role, Settings};
+use crate::settings::{Backend, DomainSource, Problem, Role, Settings};
 
 /// What was found. As JSON it is for programs.
 #[derive(Debug, Default, Serialize)]
@@ -111,7 +111,14 @@ impl Report {
             submission_users: self.has(&[Role::All, Role::Edge]),
             signing_keys: self.has(&[Role::All, Role::Verifier]),
         };
-        match load_folder(&settings.domains, wanted) {
+        let folder = match &settings.domains {
+            DomainSource::Folder(folder) => folder,
+            DomainSource::Kubernetes { namespace } => {
+                let namespace = namespace.as_deref().unwrap_or("all");
+                return self.summarize("domains", format!("by Kubernetes watch, namespace: {namespace}"));
+            }
+        };
+        match load_folder(folder, wanted) {
             Ok(index) => {
                 self.signing_keys(&index);
                 let mut names: Vec<&str> = index.all().map(|domain| domain.name.as_str()).collect();

@@ -12,6 +12,7 @@ pub mod corpus;
 pub mod dkim;
 pub mod dns;
 pub mod keys;
+pub mod kubernetes;
 pub mod ledger;
 pub mod maildir;
 pub mod net;

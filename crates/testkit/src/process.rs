@@ -109,6 +109,8 @@ pub struct Settings {
     pub verifier: SocketAddr,
     /// Where the edge finds delivery, and where it listens.
     pub delivery: SocketAddr,
+    /// A kubeconfig: MailDomains come from that cluster, not from the site's folder.
+    pub kubeconfig: Option<PathBuf>,
     /// Further top-level YAML lines.
     pub extra: String,
 }
@@ -117,9 +119,13 @@ impl Settings {
     /// The configuration file.
     pub fn yaml(&self) -> String {
         let mut yaml = format!(
-            "hostname: {}\ndata_dir: {}\ndomains: {{folder: domains}}\ndns: {{servers: [\"{}\"]}}\nadmin: {{address: \"{}\"}}\n",
+            "hostname: {}\ndata_dir: {}\ndns: {{servers: [\"{}\"]}}\nadmin: {{address: \"{}\"}}\n",
             self.hostname, self.data_dir, self.dns, self.admin
         );
+        yaml.push_str(match &self.kubeconfig {
+            Some(_) => "domains: {kubernetes: {}}\n",
+            None => "domains: {folder: domains}\n",
+        });
         if matches!(self.role, Role::All | Role::Edge) {
             let _ = write!(
                 yaml,
@@ -233,6 +239,7 @@ impl Site {
             retry_max_age: "120s",
             verifier: net::free_address()?,
             delivery: net::free_address()?,
+            kubeconfig: None,
             extra: String::new(),
         })
     }
@@ -250,6 +257,9 @@ impl Site {
         let config = self.write(&format!("{name}.yaml"), &settings.yaml())?;
         let mut command = Command::new(binary().await?);
         command.arg(settings.role.name()).arg("--config").arg(config);
+        if let Some(kubeconfig) = &settings.kubeconfig {
+            command.env("KUBECONFIG", kubeconfig);
+        }
         let child = Child::spawn(&name, command, &self.path().join(format!("{name}.log")))?;
         Ok(Packetboat { child, admin: settings.admin })
     }

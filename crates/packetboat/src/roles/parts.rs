@@ -8,7 +8,7 @@ use admin::{Admin, Check};
 use anyhow::{Context, Result};
 use delivery::outbound::Outbound;
 use delivery::{DeliveryService, Deps};
-use domains::{Domains, SecretsWanted, watch_folder};
+use domains::{Domains, SecretsWanted, watch_cluster, watch_folder};
 use proto::client::Peers;
 use proto::server::GrpcServer;
 use proto::{Delivery, PeerTls, Verifier};
@@ -18,7 +18,7 @@ use queue::redis::RedisQueue;
 use tls::ServerTls;
 
 use crate::services::Process;
-use crate::settings::{Backend, Settings, Wire};
+use crate::settings::{Backend, DomainSource, Settings, Wire};
 
 /// How long calls in flight may go on when a gRPC server stops.
 pub(super) const GRPC_LIMIT: Duration = Duration::from_secs(30);
@@ -38,9 +38,14 @@ pub(super) async fn domains(
     wanted: SecretsWanted,
     process: &Process,
 ) -> Result<Domains> {
-    watch_folder(&settings.domains, wanted, process.background.clone())
-        .await
-        .context("the MailDomains cannot be used")
+    let shutdown = process.background.clone();
+    let context = "the MailDomains cannot be used (domains)";
+    match &settings.domains {
+        DomainSource::Folder(folder) => watch_folder(folder, wanted, shutdown).await.context(context),
+        DomainSource::Kubernetes { namespace } => {
+            watch_cluster(namespace.as_deref(), wanted, shutdown).await.context(context)
+        }
+    }
 }
 
 /// The queue, ready for use.

@@ -91,6 +91,18 @@ pub(crate) struct Wire {
     pub(crate) listen: Option<SocketAddr>,
 }
 
+/// Where MailDomains come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DomainSource {
+    /// YAML files in a folder.
+    Folder(PathBuf),
+    /// The Kubernetes API: one namespace, or all.
+    Kubernetes {
+        /// The namespace.
+        namespace: Option<String>,
+    },
+}
+
 /// All settings, checked. Paths are absolute or relative to the working folder.
 pub(crate) struct Settings {
     /// The file they come from.
@@ -101,8 +113,8 @@ pub(crate) struct Settings {
     pub(crate) hostname: String,
     /// Where the process keeps what must last.
     pub(crate) data_dir: PathBuf,
-    /// The folder of MailDomains.
-    pub(crate) domains: PathBuf,
+    /// Where MailDomains come from.
+    pub(crate) domains: DomainSource,
     pub(crate) dns: DnsConfig,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) edge: Limits,

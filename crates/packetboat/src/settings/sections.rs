@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::document::{Node, Path};
 use super::reader::{Reader, section};
-use super::{ADMIN, Settings, Wire};
+use super::{ADMIN, DomainSource, Settings, Wire};
 
 /// The keys of `verifier` and `delivery` that say how the service is reached.
 const WIRE: &[&str] = &["endpoint", "endpoints", "listen"];
@@ -105,7 +105,13 @@ struct PeerSettings {
 #[serde(default, deny_unknown_fields)]
 struct DomainsSettings {
     folder: Option<PathBuf>,
-    kubernetes: Option<serde_json::Value>,
+    kubernetes: Option<KubernetesSettings>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct KubernetesSettings {
+    namespace: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -128,7 +134,7 @@ pub(super) fn read(reader: &mut Reader, file: &FilePath) -> Settings {
     };
     let hostname = hostname(reader);
     let data_dir = reader.value::<PathBuf>(&Path::of("data_dir")).unwrap_or_else(|| "data".into());
-    let domains = domains(reader);
+    let domains = domains(reader, &base);
     let mut dns: dns::DnsConfig = reader.section(&section("dns", &[]));
     dns.trust_anchor = dns.trust_anchor.map(|path| base.join(path));
     let mut tls: tls::ServerTlsConfig = reader.section(&section("tls", &["peer"]));
@@ -146,7 +152,7 @@ pub(super) fn read(reader: &mut Reader, file: &FilePath) -> Settings {
         file: file.to_owned(),
         document: Node::default(),
         data_dir: base.join(data_dir),
-        domains: base.join(domains),
+        domains,
         dns,
         listeners: listeners(reader),
         edge: reader.section(&section("edge", &[])),
@@ -188,18 +194,28 @@ fn hostname(reader: &mut Reader) -> String {
     "localhost".to_owned()
 }
 
-fn domains(reader: &mut Reader) -> PathBuf {
+fn domains(reader: &mut Reader, base: &FilePath) -> DomainSource {
     let path = Path::of("domains");
     let settings: DomainsSettings = reader.section(&section("domains", &[]));
-    if settings.kubernetes.is_some() || reader.has(&Path::of("domains.kubernetes")) {
-        reader.problem(
-            &Path::of("domains.kubernetes"),
-            "this build reads MailDomains from a folder only: write domains: {folder: DIR}",
-        );
-    } else if settings.folder.is_none() && !reader.has(&Path::of("domains.folder")) {
-        reader.problem(&path, "the folder of MailDomains is missing: write domains: {folder: DIR}");
+    match (settings.folder, settings.kubernetes) {
+        (Some(_), Some(_)) => {
+            reader.problem(
+                &path,
+                "MailDomains come either from a folder or from Kubernetes: keep one of the two",
+            );
+        }
+        (Some(folder), None) => return DomainSource::Folder(base.join(folder)),
+        (None, Some(settings)) => return DomainSource::Kubernetes { namespace: settings.namespace },
+        (None, None)
+            if !reader.has(&Path::of("domains.folder")) && !reader.has(&Path::of("domains.kubernetes")) =>
+        {
+            let text = "where MailDomains come from is missing: write domains: {folder: DIR}, or \
+                domains: {kubernetes: {}} in a cluster";
+            reader.problem(&path, text);
+        }
+        (None, None) => {}
     }
-    settings.folder.unwrap_or_default()
+    DomainSource::Folder(PathBuf::new())
 }
 
 fn listeners(reader: &mut Reader) -> Vec<Listener> {

@@ -57,7 +57,7 @@ telemetry: {otlp: "http://127.0.0.1:4317", log_format: json}
     let base = settings.delivery.base_folder.clone();
     assert_eq!(settings.hostname, "mx.example.test");
     assert_eq!(settings.data_dir, base.join("./data"));
-    assert_eq!(settings.domains, base.join("./domains"));
+    assert_eq!(settings.domains, DomainSource::Folder(base.join("./domains")));
     assert_eq!(settings.tls.certificate, Some(base.join("cert.pem")));
     let peer = settings.peer_tls.unwrap();
     assert_eq!((peer.certificate, peer.authority), (base.join("p.pem"), "/ca.pem".into()));
@@ -185,13 +185,13 @@ fn all_faults_are_told_at_once() {
 }
 
 #[test]
-fn mail_domains_from_kubernetes_are_refused_in_plain_words() {
-    let found = problems("hostname: a.test\ndomains: {kubernetes: {}}\n", &[]);
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert!(
-        found[0].contains("2:11: domains.kubernetes: this build reads MailDomains from a folder"),
-        "{found:?}"
-    );
+fn mail_domains_come_from_one_place() {
+    let found = problems("hostname: a.test\ndomains: {kubernetes: {}, folder: d}\n", &[]);
+    assert!(found[0].contains("either from a folder or from Kubernetes"), "{found:?}");
+    let found = problems("hostname: a.test\n", &[]);
+    assert!(found[0].contains("domains: {kubernetes: {}} in a cluster"), "{found:?}");
+    let found = problems("hostname: a.test\ndomains: {kubernetes: {namespaces: []}}\n", &[]);
+    assert!(found[0].contains("namespaces"), "{found:?}");
 }
 
 #[test]
