@@ -13,6 +13,7 @@ mod error;
 mod mx;
 mod resolver;
 mod silence;
+mod zone;
 
 pub use address::AddressPolicy;
 pub use config::DnsConfig;
@@ -20,3 +21,4 @@ pub use error::{AddressError, LookupError, MxError, ResolverError};
 pub use mx::{MxHost, MxPlan};
 pub use resolver::Resolver;
 pub use silence::Silence;
+pub use zone::Zone;

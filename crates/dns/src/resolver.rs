@@ -36,7 +36,7 @@ struct Inner {
 }
 
 /// What an existing or missing name has of one type.
-enum Answer {
+pub(crate) enum Answer {
     Records(Lookup),
     /// The name exists, without such records.
     Empty,
@@ -148,7 +148,7 @@ impl Resolver {
         }
     }
 
-    async fn lookup(&self, name: Name, record_type: RecordType) -> Result<Answer, LookupError> {
+    pub(crate) async fn lookup(&self, name: Name, record_type: RecordType) -> Result<Answer, LookupError> {
         let deadline = self.inner.config.deadline;
         let started = Instant::now();
         let answer = match timeout(deadline, self.inner.public.lookup(name, record_type)).await {
@@ -203,7 +203,7 @@ fn options(config: &DnsConfig, system: &ResolverOpts, hosts: ResolveHosts) -> Re
 }
 
 /// The name as given, never completed by a search list; `None` when the DNS cannot hold it.
-fn full_name(text: &str) -> Option<Name> {
+pub(crate) fn full_name(text: &str) -> Option<Name> {
     let mut name = Name::from_ascii(text).ok()?;
     name.set_fqdn(true);
     Some(name)

@@ -8,6 +8,7 @@ pub mod duration;
 mod folder;
 mod index;
 mod key;
+mod status;
 pub mod types;
 mod validate;
 

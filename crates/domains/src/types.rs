@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::duration;
+pub use crate::status::{
+    DkimStatus, KeyStatus, MailDomainStatus, RecordState, RecordStatus, Stage,
+};
 
 /// What a domain is to Packetboat.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,11 +27,29 @@ use crate::duration;
     category = "mail",
     status = "MailDomainStatus",
     derive = "PartialEq",
+    selectable = "spec.domain",
     printcolumn(name = "Domain", type_ = "string", json_path = ".spec.domain"),
     printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(
+        name = "DKIM",
+        type_ = "string",
+        json_path = ".status.dkim.activeSelectors"
+    ),
+    printcolumn(name = "DNS", type_ = "string", json_path = ".spec.dns.mode"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
+    printcolumn(
+        name = "Next-Rotation",
+        type_ = "string",
+        json_path = ".status.dkim.nextRotation",
+        priority = 1
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -73,18 +93,6 @@ pub struct MailDomainSpec {
     /// Where records are published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
-}
-
-/// What is so, as the operator saw it last.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct MailDomainStatus {
-    /// The generation of the spec that this status tells of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// Conditions by the Kubernetes API conventions.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
 }
 
 /// What happens to keys and records when the object goes.
@@ -431,6 +439,28 @@ pub struct Dns {
     /// For mode `RFC2136`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rfc2136: Option<Rfc2136>,
+    /// How it is found out what DNS says.
+    pub verification: Verification,
+}
+
+/// How it is found out what DNS says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Verification {
+    /// `host:port` of the authoritative name servers to ask, where they are not those that NS records name:
+    /// behind a hidden primary, or split horizons.
+    #[schemars(length(max = 16))]
+    pub servers: Vec<String>,
+    /// How often, once everything is as it should be.
+    #[serde(with = "duration")]
+    #[schemars(with = "String")]
+    pub interval: Duration,
+}
+
+impl Default for Verification {
+    fn default() -> Self {
+        Self { servers: Vec::new(), interval: Duration::from_secs(600) }
+    }
 }
 
 /// How records are published.

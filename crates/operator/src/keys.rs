@@ -1,0 +1,198 @@
+//! The life of signing keys, as a plan. Pure: time, keys and what DNS shows are given; actions come out.
+//!
+//! Invariants, kept whatever is given in whatever order:
+//! - I1: of each algorithm, a key ceases to sign only when a newer one signs (but for an emergency).
+//! - I2: a key that signs and whose record is gone for three looks gives way to one that is still shown.
+//! - I3: a selector is never used twice.
+//! - I4: a private key goes only after `retireAfter` without signing, or revoked.
+//! - I6: a clock that is set back makes stages longer, never skips one.
+//! - I7: where no new key can be made, the old one goes on.
+
+use std::time::Duration;
+
+use domains::Algorithm;
+use domains::types::{Dkim, Stage};
+use jiff::Timestamp;
+
+/// So many looks in a row that do not show an active key's record end its turn, if another is at hand.
+pub const MISSED: u32 = 3;
+
+/// A key, as far as the plan needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Its selector.
+    pub selector: String,
+    /// What it signs with.
+    pub algorithm: Algorithm,
+    /// Where it is in its life.
+    pub stage: Stage,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Looks in a row that did not show its record while it was active.
+    pub missed: u32,
+}
+
+/// What the authoritative name servers show of a key's record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// All of them just this record.
+    Yes,
+    /// At least one none, or another.
+    No,
+    /// At least one did not answer: nothing follows from it.
+    Unknown,
+}
+
+/// What is asked for beside the schedule.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// New keys are to be made now.
+    pub rotate: bool,
+    /// This selector is to be revoked, once another signs.
+    pub revoke: Option<String>,
+    /// It is to be revoked at once, whether another signs or not.
+    pub force: bool,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Make a key.
+    Generate(Algorithm),
+    /// Move a key to a stage, from now on.
+    Move(String, Stage),
+    /// Note so many looks that did not show an active key's record.
+    Missed(String, u32),
+    /// Forget a revoked key: its record and its tombstone go.
+    Forget(String),
+}
+
+fn to(key: &Key, stage: Stage) -> Action {
+    Action::Move(key.selector.clone(), stage)
+}
+
+/// How long a stage has lasted; a clock that was set back gives zero.
+fn lasted(key: &Key, now: Timestamp) -> Duration {
+    now.duration_since(key.since).try_into().unwrap_or_default()
+}
+
+/// The plan for one domain. `settled` is how long a record must have been seen before its key signs: the
+/// longer of the setting and the zone's negative time to live. `automatic`: rotation needs no person.
+pub fn plan(
+    now: Timestamp,
+    dkim: &Dkim,
+    settled: Duration,
+    automatic: bool,
+    keys: &[Key],
+    seen: impl Fn(&str) -> Seen,
+    orders: &Orders,
+) -> Vec<Action> {
+    let mut actions = Vec::new();
+    for algorithm in [Algorithm::RsaSha256, Algorithm::Ed25519Sha256] {
+        let own: Vec<&Key> = keys.iter().filter(|key| key.algorithm == algorithm).collect();
+        let wanted = dkim.algorithms.contains(&algorithm) && dkim.rotation.enabled;
+        plan_algorithm(now, dkim, settled, automatic, wanted, algorithm, &own, &seen, orders, &mut actions);
+    }
+    actions
+}
+
+#[allow(clippy::too_many_arguments)]
+fn plan_algorithm(
+    now: Timestamp,
+    dkim: &Dkim,
+    settled: Duration,
+    automatic: bool,
+    wanted: bool,
+    algorithm: Algorithm,
+    keys: &[&Key],
+    seen: impl Fn(&str) -> Seen,
+    orders: &Orders,
+    actions: &mut Vec<Action>,
+) {
+    let in_stage = |stage: Stage| keys.iter().filter(move |key| key.stage == stage);
+    let coming = keys.iter().any(|key| key.stage < Stage::Active);
+    let newest_active = in_stage(Stage::Active).max_by_key(|key| (key.since, &key.selector));
+    let revoked = |key: &Key| orders.revoke.as_deref() == Some(key.selector.as_str());
+    let due = newest_active.is_some_and(|key| {
+        let old = automatic && lasted(key, now) >= dkim.rotation.interval;
+        old || orders.rotate || revoked(key)
+    });
+    if wanted && !coming && (newest_active.is_none() || due) {
+        actions.push(Action::Generate(algorithm));
+    }
+    let fallback = in_stage(Stage::Retiring)
+        .filter(|key| seen(&key.selector) == Seen::Yes && !revoked(key))
+        .max_by_key(|key| key.since);
+    let mut missed = Vec::new();
+    for key in keys {
+        match key.stage {
+            Stage::Generated => actions.push(to(key, Stage::Publishing)),
+            Stage::Publishing if seen(&key.selector) == Seen::Yes => {
+                actions.push(to(key, Stage::Propagating))
+            }
+            Stage::Propagating => match seen(&key.selector) {
+                Seen::No => actions.push(to(key, Stage::Publishing)),
+                Seen::Yes if lasted(key, now) >= settled => actions.push(to(key, Stage::Active)),
+                Seen::Yes | Seen::Unknown => {}
+            },
+            Stage::Active => {
+                let superseded = newest_active.is_some_and(|newest| newest.selector != key.selector);
+                if revoked(key) && (superseded || orders.force) {
+                    actions.push(to(key, Stage::Revoked));
+                } else if superseded {
+                    actions.push(to(key, Stage::Retiring));
+                } else {
+                    match (seen(&key.selector), fallback) {
+                        (Seen::No, Some(fallback)) if key.missed + 1 >= MISSED => {
+                            actions.push(to(fallback, Stage::Active));
+                            actions.push(to(key, Stage::Publishing));
+                        }
+                        (Seen::No, _) if key.missed < MISSED => {
+                            missed.push(Action::Missed(key.selector.clone(), key.missed + 1));
+                        }
+                        (Seen::Yes, _) if key.missed > 0 => {
+                            missed.push(Action::Missed(key.selector.clone(), 0));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            // Without a key that signs, one that retires may be needed again.
+            Stage::Retiring if revoked(key) => actions.push(to(key, Stage::Revoked)),
+            Stage::Retiring if newest_active.is_some() && lasted(key, now) >= dkim.rotation.retire_after => {
+                actions.push(to(key, Stage::Revoked));
+            }
+            Stage::Revoked if lasted(key, now) >= dkim.rotation.revoke_for => {
+                actions.push(Action::Forget(key.selector.clone()));
+            }
+            Stage::Publishing | Stage::Retiring | Stage::Revoked => {}
+        }
+    }
+    actions.extend(missed);
+}
+
+/// A selector by the template, another than those given. Seconds of the day make it one that was not used
+/// before, either.
+#[must_use]
+pub fn selector(template: &str, algorithm: Algorithm, now: Timestamp, taken: &[&str]) -> String {
+    let algorithm = match algorithm {
+        Algorithm::RsaSha256 => "rsa",
+        Algorithm::Ed25519Sha256 => "ed",
+    };
+    let day = now.strftime("%Y%m%d").to_string();
+    let base = template.replace("{alg}", algorithm).replace("{yyyymmdd}", &day);
+    let mut second = now.as_second().rem_euclid(86_400);
+    loop {
+        let selector = format!("{base}-{second:05x}");
+        if !taken.contains(&selector.as_str()) {
+            return selector;
+        }
+        second += 1;
+    }
+}
+
+#[cfg(test)]
+#[path = "keys_tests.rs"]
+mod tests;

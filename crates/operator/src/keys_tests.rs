@@ -1,0 +1,233 @@
+use std::collections::{HashMap, HashSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const RSA: Algorithm = Algorithm::RsaSha256;
+
+fn dkim() -> Dkim {
+    let mut dkim = Dkim { algorithms: vec![RSA], ..Dkim::default() };
+    dkim.rotation.interval = Duration::from_secs(1000);
+    dkim.rotation.min_propagation = Duration::from_secs(50);
+    dkim.rotation.retire_after = Duration::from_secs(300);
+    dkim.rotation.revoke_for = Duration::from_secs(200);
+    dkim
+}
+
+/// What does as the plan says, without a cluster.
+struct World {
+    now: i64,
+    dkim: Dkim,
+    keys: Vec<Key>,
+    used: HashSet<String>,
+    /// When each key ceased to sign.
+    silent_since: HashMap<String, i64>,
+    orders: Orders,
+    fails_to_generate: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: 1_800_000_000,
+            dkim: dkim(),
+            keys: Vec::new(),
+            used: HashSet::new(),
+            silent_since: HashMap::new(),
+            orders: Orders::default(),
+            fails_to_generate: false,
+        }
+    }
+
+    fn time(&self) -> Timestamp {
+        Timestamp::from_second(self.now).unwrap()
+    }
+
+    fn active(&self) -> Vec<&Key> {
+        self.keys.iter().filter(|key| key.stage == Stage::Active).collect()
+    }
+
+    fn step(&mut self, seen: impl Fn(&str) -> Seen) {
+        let settled = self.dkim.rotation.min_propagation;
+        let now = self.time();
+        let actions = plan(now, &self.dkim, settled, true, &self.keys, &seen, &self.orders);
+        let signed_before: HashSet<String> = self.active().iter().map(|key| key.selector.clone()).collect();
+        for action in actions {
+            self.apply(action, &seen);
+        }
+        let signs_now = !self.active().is_empty();
+        // I1, I7: once a key signs, one always does, but for an emergency.
+        assert!(signed_before.is_empty() || signs_now || self.orders.force, "nothing signs any more");
+    }
+
+    fn apply(&mut self, action: Action, seen: &impl Fn(&str) -> Seen) {
+        let now = self.time();
+        match action {
+            Action::Generate(_) if self.fails_to_generate => {}
+            Action::Generate(algorithm) => {
+                let taken: Vec<&str> = self.keys.iter().map(|key| key.selector.as_str()).collect();
+                let selector = selector("{alg}{yyyymmdd}", algorithm, now, &taken);
+                assert!(self.used.insert(selector.clone()), "I3: {selector} is used twice");
+                let (since, created) = (now, now);
+                self.keys.push(Key {
+                    selector,
+                    algorithm,
+                    stage: Stage::Generated,
+                    since,
+                    created,
+                    missed: 0,
+                });
+            }
+            Action::Move(selector, stage) => {
+                let key = self.keys.iter_mut().find(|key| key.selector == selector).unwrap();
+                let before = key.stage;
+                let back = matches!(
+                    (before, stage),
+                    (Stage::Propagating | Stage::Active, Stage::Publishing)
+                        | (Stage::Retiring, Stage::Active)
+                );
+                let next = stage as u8 == before as u8 + 1;
+                let emergency = stage == Stage::Revoked && before == Stage::Active;
+                assert!(back || next || emergency, "I6: from {before:?} to {stage:?}");
+                if stage == Stage::Active {
+                    assert_eq!(seen(&selector), Seen::Yes, "it signs with a record that is not seen");
+                }
+                if before == Stage::Active {
+                    self.silent_since.insert(selector.clone(), self.now);
+                }
+                if stage == Stage::Revoked && self.orders.revoke.as_deref() != Some(&selector) {
+                    let silent = self.now - self.silent_since[&selector];
+                    assert!(silent >= 300, "I4: the key goes after {silent} s");
+                }
+                (key.stage, key.since, key.missed) = (stage, now, 0);
+            }
+            Action::Missed(selector, missed) => {
+                self.keys.iter_mut().find(|key| key.selector == selector).unwrap().missed = missed;
+            }
+            Action::Forget(selector) => self.keys.retain(|key| key.selector != selector),
+        }
+    }
+}
+
+#[test]
+fn a_key_goes_through_its_life() {
+    let mut world = World::new();
+    let mut first = None;
+    for _ in 0..400 {
+        world.step(|_| Seen::Yes);
+        first = first.or_else(|| world.active().first().map(|key| key.selector.clone()));
+        world.now += 10;
+    }
+    let first = first.unwrap();
+    assert!(world.used.len() >= 3, "{:?}", world.used);
+    assert!(world.keys.iter().all(|key| key.selector != first), "the first is forgotten");
+}
+
+#[test]
+fn nothing_signs_before_it_is_seen_for_long_enough() {
+    let mut world = World::new();
+    for at in 0..20 {
+        world.step(|_| if at == 10 { Seen::No } else { Seen::Yes });
+        world.now += 7;
+        // Seen from the third step to the tenth: 49 seconds. Then it begins anew.
+        assert!(world.active().is_empty() || at >= 19, "step {at}: {:?}", world.keys);
+    }
+}
+
+#[test]
+fn silence_of_dns_changes_nothing() {
+    let mut world = World::new();
+    for _ in 0..10 {
+        world.step(|_| Seen::Yes);
+        world.now += 20;
+    }
+    let before = world.keys.clone();
+    for _ in 0..10 {
+        world.step(|_| Seen::Unknown);
+        world.now += 20;
+    }
+    assert_eq!(world.keys, before);
+}
+
+#[test]
+fn an_active_key_whose_record_is_gone_gives_way_to_the_one_before() {
+    let mut world = World::new();
+    while world.used.len() < 2 || world.keys.iter().all(|key| key.stage != Stage::Retiring) {
+        world.step(|_| Seen::Yes);
+        world.now += 10;
+    }
+    let lost = world.active()[0].selector.clone();
+    for _ in 0..i64::from(MISSED) {
+        assert_eq!(world.active()[0].selector, lost);
+        world.step(|selector| if selector == lost { Seen::No } else { Seen::Yes });
+        world.now += 1;
+    }
+    assert_ne!(world.active()[0].selector, lost);
+}
+
+#[test]
+fn a_revoked_key_ends_once_another_signs_or_at_once_by_force() {
+    let mut world = World::new();
+    while world.active().is_empty() {
+        world.step(|_| Seen::Yes);
+        world.now += 10;
+    }
+    let bad = world.active()[0].selector.clone();
+    let stage = |world: &World| world.keys.iter().find(|key| key.selector == bad).map(|key| key.stage);
+    world.orders.revoke = Some(bad.clone());
+    world.step(|_| Seen::Yes);
+    assert_eq!(stage(&world), Some(Stage::Active), "another does not sign yet");
+    for _ in 0..10 {
+        world.now += 10;
+        world.step(|_| Seen::Yes);
+    }
+    assert_eq!(stage(&world), Some(Stage::Revoked));
+    assert_eq!(world.active().len(), 1);
+
+    let worse = world.active()[0].selector.clone();
+    world.orders = Orders { revoke: Some(worse.clone()), force: true, rotate: false };
+    world.step(|_| Seen::Yes);
+    assert!(world.active().iter().all(|key| key.selector != worse));
+}
+
+#[test]
+fn without_a_new_key_the_old_one_goes_on() {
+    let mut world = World::new();
+    while world.active().is_empty() {
+        world.step(|_| Seen::Yes);
+        world.now += 10;
+    }
+    world.fails_to_generate = true;
+    for _ in 0..300 {
+        world.step(|_| Seen::Yes);
+        world.now += 10;
+    }
+    assert_eq!(world.active().len(), 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+    #[test]
+    fn the_invariants_hold(steps in proptest::collection::vec((0..3_u8, -400..400_i64, 0..40_u8), 1..200)) {
+        let mut world = World::new();
+        for (look, passes, order) in steps {
+            let seen = [Seen::Yes, Seen::No, Seen::Unknown][usize::from(look)];
+            // The clock goes on, and now and then it is set back.
+            world.now += if passes < -300 { passes } else { passes.abs() };
+            world.orders = match order {
+                0 => Orders { rotate: true, ..Orders::default() },
+                1 => Orders {
+                    revoke: world.active().first().map(|key| key.selector.clone()),
+                    ..Orders::default()
+                },
+                _ => Orders::default(),
+            };
+            world.fails_to_generate = order == 3;
+            world.step(|selector| match (seen, selector.len() % 2) {
+                (Seen::No, 1) => Seen::Yes,
+                _ => seen,
+            });
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The operator: makes a domain's DKIM keys, keeps them in Secrets, publishes its DNS records, and says in
+//! the MailDomain's status what is so.
+//!
+//! A reconciliation observes (`observe.rs`, `store.rs`), plans (`keys.rs`, `record.rs`; both pure) and applies
+//! (`store.rs`, `update.rs`). `reconcile.rs` is one domain from top to bottom, `controller.rs` runs it for all.
+
+pub mod exchange;
+pub mod keypair;
+pub mod keys;
+pub mod observe;
+pub mod record;
+pub mod update;

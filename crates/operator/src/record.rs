@@ -1,0 +1,281 @@
+//! The DNS records that a domain should have. Pure: a spec and the keys give the records.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use domains::Algorithm;
+use domains::types::{MailDomainSpec, RecordPolicy};
+use sha2::{Digest, Sha256};
+
+/// Time to live where the spec gives none, in seconds.
+const TTL: u32 = 300;
+/// The most octets of one character-string of a TXT record (RFC 1035 §3.3).
+const TXT_STRING: usize = 255;
+
+/// What a record is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Purpose {
+    /// Where mail for the domain goes (RFC 5321 §5).
+    Mx,
+    /// Who may send as the domain (RFC 7208).
+    Spf,
+    /// A signing key (RFC 6376 §3.6.1).
+    Dkim,
+    /// What is to be done about mail that fails (RFC 9989).
+    Dmarc,
+    /// That there is an MTA-STS policy (RFC 8461 §3.1).
+    MtaSts,
+    /// Where TLS reports go (RFC 8460 §3).
+    TlsRpt,
+}
+
+impl Purpose {
+    /// Its key in `spec.dns.records`.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Mx => "mx",
+            Self::Spf => "spf",
+            Self::Dkim => "dkim",
+            Self::Dmarc => "dmarc",
+            Self::MtaSts => "mtaSts",
+            Self::TlsRpt => "tlsRpt",
+        }
+    }
+
+    /// What is done about it, as the spec says or by default: what lies at the apex, beside the records of
+    /// others, is compared only.
+    #[must_use]
+    pub fn policy(self, spec: &MailDomainSpec) -> RecordPolicy {
+        let given = spec.dns.as_ref().and_then(|dns| dns.records.get(self.key()).copied());
+        given.unwrap_or(match self {
+            Self::Mx | Self::Spf => RecordPolicy::Verify,
+            Self::Dkim | Self::Dmarc | Self::MtaSts | Self::TlsRpt => RecordPolicy::Manage,
+        })
+    }
+
+    /// Whether a TXT value is one of these; others at the same name are none of ours.
+    #[must_use]
+    pub fn is_one(self, value: &str) -> bool {
+        let begins = |prefix: &str| {
+            let value = value.trim_start();
+            value.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        };
+        match self {
+            Self::Mx | Self::Dkim => true,
+            Self::Spf => begins("v=spf1") && value.trim_start()[6..].chars().next().is_none_or(|c| c == ' '),
+            Self::Dmarc => begins("v=DMARC1"),
+            Self::MtaSts => begins("v=STSv1"),
+            Self::TlsRpt => begins("v=TLSRPTv1"),
+        }
+    }
+}
+
+/// A record set of one purpose. At the apex others may have TXT records beside it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Record {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The owner name, without a dot at the end.
+    pub name: String,
+    /// Time to live, in seconds.
+    pub ttl: u32,
+    /// The values: of TXT the whole text, of MX `PREFERENCE HOST` without a dot at the end.
+    pub values: Vec<String>,
+}
+
+impl Record {
+    /// `TXT` or `MX`.
+    #[must_use]
+    pub fn record_type(&self) -> &'static str {
+        if self.purpose == Purpose::Mx { "MX" } else { "TXT" }
+    }
+
+    /// The lines to paste into a zone (RFC 1035 §5); long texts are split as TXT records must be.
+    #[must_use]
+    pub fn zone_lines(&self) -> Vec<String> {
+        let line = |value: &String| {
+            let data = match self.purpose {
+                Purpose::Mx => format!("{value}."),
+                _ => quoted(value),
+            };
+            format!("{}. {} IN {} {data}", self.name, self.ttl, self.record_type())
+        };
+        self.values.iter().map(line).collect()
+    }
+}
+
+/// A text as the character-strings of a TXT record.
+#[must_use]
+pub fn txt_strings(text: &str) -> Vec<Vec<u8>> {
+    text.as_bytes().chunks(TXT_STRING).map(<[u8]>::to_vec).collect()
+}
+
+fn quoted(text: &str) -> String {
+    let escaped = |string: Vec<u8>| {
+        let text = String::from_utf8_lossy(&string).replace('\\', "\\\\").replace('"', "\\\"");
+        format!("\"{text}\"")
+    };
+    txt_strings(text).into_iter().map(escaped).collect::<Vec<_>>().join(" ")
+}
+
+/// A key as it is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedKey {
+    /// Its selector.
+    pub selector: String,
+    /// What it signs with.
+    pub algorithm: Algorithm,
+    /// The public key in base64, as `p=` has it; nothing when it is revoked.
+    pub public_key: Option<String>,
+}
+
+/// The records that a domain should have.
+#[must_use]
+pub fn desired(spec: &MailDomainSpec, keys: &[PublishedKey]) -> Vec<Record> {
+    let ttl = spec.dns.as_ref().and_then(|dns| dns.ttl).unwrap_or(TTL);
+    let record = |purpose, name: String, values| Record { purpose, name, ttl, values };
+    let domain = &spec.domain;
+    let mut records = Vec::new();
+    if !spec.mx.is_empty() {
+        let mut values: Vec<String> =
+            spec.mx.iter().map(|mx| format!("{} {}", mx.preference, mx.host.trim_end_matches('.'))).collect();
+        values.sort();
+        records.push(record(Purpose::Mx, domain.clone(), values));
+    }
+    if let Some(spf) = &spec.spf {
+        let terms = ["v=spf1"].into_iter().chain(spf.mechanisms.iter().map(String::as_str));
+        let text = terms.chain([spf.all.as_str()]).collect::<Vec<_>>().join(" ");
+        records.push(record(Purpose::Spf, domain.clone(), vec![text]));
+    }
+    for key in keys {
+        let name = format!("{}._domainkey.{domain}", key.selector);
+        records.push(record(Purpose::Dkim, name, vec![dkim_text(key)]));
+    }
+    if let Some(dmarc) = &spec.dmarc {
+        records.push(record(Purpose::Dmarc, format!("_dmarc.{domain}"), vec![dmarc_text(dmarc)]));
+    }
+    if let Some(id) = mta_sts_policy(spec).map(|policy| policy_id(&policy)) {
+        let text = format!("v=STSv1; id={id};");
+        records.push(record(Purpose::MtaSts, format!("_mta-sts.{domain}"), vec![text]));
+    }
+    if let Some(report) = spec.tls_rpt.as_ref().filter(|report| !report.rua.is_empty()) {
+        let text = format!("v=TLSRPTv1; rua={}", report.rua.join(","));
+        records.push(record(Purpose::TlsRpt, format!("_smtp._tls.{domain}"), vec![text]));
+    }
+    records.retain(|record| record.purpose.policy(spec) != RecordPolicy::Ignore);
+    records
+}
+
+fn dkim_text(key: &PublishedKey) -> String {
+    let kind = match key.algorithm {
+        Algorithm::RsaSha256 => "rsa",
+        Algorithm::Ed25519Sha256 => "ed25519",
+    };
+    match &key.public_key {
+        Some(public_key) => format!("v=DKIM1; k={kind}; p={public_key}"),
+        // RFC 6376 §3.6.1: an empty p= says that the key has been revoked.
+        None => "v=DKIM1; p=".to_owned(),
+    }
+}
+
+fn dmarc_text(dmarc: &domains::types::Dmarc) -> String {
+    let mode = |mode: &Option<String>| match mode.as_deref() {
+        Some("strict") => Some("s"),
+        Some(_) => Some("r"),
+        None => None,
+    };
+    let list = |addresses: &[String]| (!addresses.is_empty()).then(|| addresses.join(","));
+    let mut text = format!("v=DMARC1; p={}", dmarc.policy);
+    let tags = [
+        ("sp", dmarc.subdomain_policy.clone()),
+        ("adkim", mode(&dmarc.adkim).map(str::to_owned)),
+        ("aspf", mode(&dmarc.aspf).map(str::to_owned)),
+        ("rua", list(&dmarc.rua)),
+        ("ruf", list(&dmarc.ruf)),
+    ];
+    for (tag, value) in tags {
+        if let Some(value) = value {
+            text.push_str(&format!("; {tag}={value}"));
+        }
+    }
+    text
+}
+
+/// The MTA-STS policy of a domain (RFC 8461 §3.2), as it is served.
+#[must_use]
+pub fn mta_sts_policy(spec: &MailDomainSpec) -> Option<String> {
+    let policy = spec.mta_sts.as_ref()?;
+    let mut text = format!("version: STSv1\r\nmode: {}\r\n", policy.mode);
+    for mx in &spec.mx {
+        text.push_str(&format!("mx: {}\r\n", mx.host.trim_end_matches('.')));
+    }
+    text.push_str(&format!("max_age: {}\r\n", policy.max_age));
+    Some(text)
+}
+
+/// The id of a policy: it changes when the policy does, and only then. 1 to 32 letters and digits.
+#[must_use]
+pub fn policy_id(policy: &str) -> String {
+    let digest = URL_SAFE_NO_PAD.encode(Sha256::digest(policy.as_bytes()));
+    digest.chars().filter(char::is_ascii_alphanumeric).take(20).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(json: serde_json::Value) -> MailDomainSpec {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_whole_domain_is_told() {
+        let spec = spec(serde_json::json!({
+            "domain": "example.com",
+            "mx": [{"host": "mx1.example.net", "preference": 10}],
+            "spf": {"mechanisms": ["include:_spf.example.net"], "all": "-all"},
+            "dmarc": {"policy": "reject", "adkim": "strict", "rua": ["mailto:d@example.com"]},
+            "mtaSts": {"mode": "testing", "maxAge": 604800},
+            "tlsRpt": {"rua": ["mailto:t@example.com"]},
+        }));
+        let key = PublishedKey {
+            selector: "rsa1".to_owned(),
+            algorithm: Algorithm::RsaSha256,
+            public_key: Some("x".repeat(392)),
+        };
+        let revoked = PublishedKey { selector: "old".to_owned(), public_key: None, ..key.clone() };
+        let lines: Vec<String> =
+            desired(&spec, &[key, revoked]).iter().flat_map(Record::zone_lines).collect();
+        assert_eq!(lines[0], "example.com. 300 IN MX 10 mx1.example.net.");
+        assert_eq!(lines[1], "example.com. 300 IN TXT \"v=spf1 include:_spf.example.net -all\"");
+        let long = &lines[2];
+        assert!(long.starts_with("rsa1._domainkey.example.com. 300 IN TXT \"v=DKIM1; k=rsa; p=xxx"));
+        assert!(long.split('"').all(|part| part.len() <= 255), "{long}");
+        assert_eq!(long.matches('"').count(), 4);
+        assert_eq!(lines[3], "old._domainkey.example.com. 300 IN TXT \"v=DKIM1; p=\"");
+        assert_eq!(
+            lines[4],
+            "_dmarc.example.com. 300 IN TXT \"v=DMARC1; p=reject; adkim=s; rua=mailto:d@example.com\""
+        );
+        assert!(lines[5].starts_with("_mta-sts.example.com. 300 IN TXT \"v=STSv1; id="));
+        assert_eq!(lines[6], "_smtp._tls.example.com. 300 IN TXT \"v=TLSRPTv1; rua=mailto:t@example.com\"");
+    }
+
+    #[test]
+    fn the_policy_id_follows_the_content() {
+        let policy = |mode: &str| {
+            let sts = serde_json::json!({"mode": mode, "maxAge": 86400});
+            let spec = spec(serde_json::json!({"domain": "example.com", "mtaSts": sts}));
+            policy_id(&mta_sts_policy(&spec).unwrap())
+        };
+        assert_eq!(policy("testing"), policy("testing"));
+        assert_ne!(policy("testing"), policy("enforce"));
+        assert!((1..=32).contains(&policy("none").len()));
+    }
+
+    #[test]
+    fn only_our_kind_of_text_is_ours() {
+        assert!(Purpose::Spf.is_one("v=spf1 -all") && Purpose::Spf.is_one("V=SPF1"));
+        assert!(!Purpose::Spf.is_one("v=spf10 -all") && !Purpose::Spf.is_one("google-site-verification=x"));
+    }
+}
