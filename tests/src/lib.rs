@@ -4,5 +4,6 @@
 //! small Internet in DNS, a hosted domain, and the settings of processes.
 
 pub mod cluster;
+pub mod estate;
 pub mod load;
 pub mod world;

@@ -12,9 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::duration;
-pub use crate::status::{
-    DkimStatus, KeyStatus, MailDomainStatus, RecordState, RecordStatus, Stage,
-};
+pub use crate::status::{DkimStatus, KeyStatus, MailDomainStatus, RecordState, RecordStatus, Stage};
 
 /// What a domain is to Packetboat.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,18 +25,14 @@ pub use crate::status::{
     category = "mail",
     status = "MailDomainStatus",
     derive = "PartialEq",
-    selectable = "spec.domain",
+    selectable = ".spec.domain",
     printcolumn(name = "Domain", type_ = "string", json_path = ".spec.domain"),
     printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Ready')].status"
     ),
-    printcolumn(
-        name = "DKIM",
-        type_ = "string",
-        json_path = ".status.dkim.activeSelectors"
-    ),
+    printcolumn(name = "DKIM", type_ = "string", json_path = ".status.dkim.activeSelectors"),
     printcolumn(name = "DNS", type_ = "string", json_path = ".spec.dns.mode"),
     printcolumn(
         name = "Reason",

@@ -4,9 +4,17 @@
 //! A reconciliation observes (`observe.rs`, `store.rs`), plans (`keys.rs`, `record.rs`; both pure) and applies
 //! (`store.rs`, `update.rs`). `reconcile.rs` is one domain from top to bottom, `controller.rs` runs it for all.
 
+mod controller;
+mod error;
 pub mod exchange;
 pub mod keypair;
 pub mod keys;
 pub mod observe;
+mod reconcile;
 pub mod record;
+mod status;
+mod store;
 pub mod update;
+
+pub use controller::{Config, Operator};
+pub use error::Error;

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Verifier(ConfigFile),
     /// Run delivery: the queue, and SMTP out
     Delivery(ConfigFile),
+    /// Run the operator: DKIM keys, DNS records and status of the MailDomains of a Kubernetes cluster
+    Operator(ConfigFile),
     /// Check the configuration file, the MailDomains, keys and certificates without starting anything
     Check(Check),
     /// Look at the queue of a running process, and work on it

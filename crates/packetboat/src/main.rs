@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Command::Edge(file) => start::role(settings::Role::Edge, &file.config),
         Command::Verifier(file) => start::role(settings::Role::Verifier, &file.config),
         Command::Delivery(file) => start::role(settings::Role::Delivery, &file.config),
+        Command::Operator(file) => start::role(settings::Role::Operator, &file.config),
         Command::Check(arguments) => check::run(&arguments),
         Command::Queue(arguments) => queue_command::run(&arguments),
         Command::Crds(arguments) => crds::run(&arguments),

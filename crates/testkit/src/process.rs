@@ -63,6 +63,8 @@ pub enum Role {
     Verifier,
     /// Queue and SMTP out.
     Delivery,
+    /// Keys and DNS records.
+    Operator,
 }
 
 impl Role {
@@ -72,6 +74,7 @@ impl Role {
             Self::Edge => "edge",
             Self::Verifier => "verifier",
             Self::Delivery => "delivery",
+            Self::Operator => "operator",
         }
     }
 }
@@ -151,7 +154,7 @@ impl Settings {
             );
         }
         match self.role {
-            Role::All => {}
+            Role::All | Role::Operator => {}
             Role::Edge => {
                 let _ = writeln!(yaml, "verifier: {{endpoint: \"http://{}\"}}", self.verifier);
                 let _ = writeln!(yaml, "delivery: {{endpoint: \"http://{}\"}}", self.delivery);

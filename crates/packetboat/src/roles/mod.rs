@@ -3,6 +3,7 @@
 mod all;
 mod delivery;
 mod edge;
+mod operator;
 mod parts;
 mod reach;
 mod verifier;
@@ -24,5 +25,6 @@ pub(crate) async fn build(role: Role, settings: &Settings, process: &Process) ->
         Role::Edge => edge::build(settings, process).await,
         Role::Verifier => verifier::build(settings, process).await,
         Role::Delivery => delivery::build(settings, process).await,
+        Role::Operator => operator::build(settings, process).await,
     }
 }

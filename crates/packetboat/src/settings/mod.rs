@@ -32,7 +32,7 @@ use reader::Reader;
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8025);
 
 /// The sections, in the order in which they are told.
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "hostname",
     "data_dir",
     "domains",
@@ -44,6 +44,7 @@ const SECTIONS: [&str; 13] = [
     "outbound",
     "verifier",
     "delivery",
+    "operator",
     "admin",
     "telemetry",
 ];
@@ -60,11 +61,14 @@ pub(crate) enum Role {
     Verifier,
     /// The queue and SMTP out.
     Delivery,
+    /// Keys, DNS records and status of MailDomains in Kubernetes.
+    Operator,
 }
 
 impl Role {
     /// All of them.
-    pub(crate) const EACH: [Self; 4] = [Self::All, Self::Edge, Self::Verifier, Self::Delivery];
+    pub(crate) const EACH: [Self; 5] =
+        [Self::All, Self::Edge, Self::Verifier, Self::Delivery, Self::Operator];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -72,6 +76,7 @@ impl Role {
             Self::Edge => "edge",
             Self::Verifier => "verifier",
             Self::Delivery => "delivery",
+            Self::Operator => "operator",
         }
     }
 }
@@ -128,6 +133,7 @@ pub(crate) struct Settings {
     pub(crate) verifier: verifier::Config,
     pub(crate) delivery_wire: Wire,
     pub(crate) delivery: delivery::Config,
+    pub(crate) operator: operator::Config,
     pub(crate) admin: SocketAddr,
     pub(crate) telemetry: telemetry::Config,
 }
@@ -187,7 +193,9 @@ impl Settings {
     /// What a role lacks: keys without which it cannot run.
     pub(crate) fn lacks(&self, role: Role) -> Vec<&'static str> {
         let needs = |wanted: bool, missing: bool, key| (wanted && missing).then_some(key);
-        let (edge, alone) = (matches!(role, Role::All | Role::Edge), role != Role::All);
+        let (edge, alone) =
+            (matches!(role, Role::All | Role::Edge), !matches!(role, Role::All | Role::Operator));
+        let in_cluster = matches!(self.domains, DomainSource::Kubernetes { .. });
         [
             needs(edge, self.listeners.is_empty(), "listeners"),
             needs(role == Role::Verifier, self.verifier_wire.listen.is_none(), "verifier.listen"),
@@ -198,6 +206,7 @@ impl Settings {
                 "verifier.endpoint",
             ),
             needs(role == Role::Edge, self.delivery_wire.endpoints.is_empty(), "delivery.endpoint"),
+            needs(role == Role::Operator, !in_cluster, "domains.kubernetes"),
         ]
         .into_iter()
         .flatten()
@@ -222,6 +231,7 @@ fn example(key: &str) -> &'static str {
         "listeners" => "listeners: [{name: mx, kind: mx, address: \"0.0.0.0:25\"}]",
         "verifier.listen" => "verifier: {listen: \"0.0.0.0:9091\"}",
         "delivery.listen" => "delivery: {listen: \"0.0.0.0:9092\"}",
+        "domains.kubernetes" => "domains: {kubernetes: {}}",
         "verifier.endpoint" => "verifier: {endpoint: \"http://verifier:9091\"}",
         _ => "delivery: {endpoint: \"http://delivery:9092\"}",
     }

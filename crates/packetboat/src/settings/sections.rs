@@ -165,6 +165,7 @@ pub(super) fn read(reader: &mut Reader, file: &FilePath) -> Settings {
         verifier,
         delivery_wire: wire(reader, "delivery"),
         delivery: delivery(reader, &hostname, base),
+        operator: reader.section(&section("operator", &[])),
         admin: admin(reader),
         telemetry: reader.section(&section("telemetry", &[])),
         hostname,

@@ -1,0 +1,249 @@
+//! Runs reconciliations for all MailDomains, in the one process that holds the lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dns::Resolver;
+use domains::types::{MailDomain, MailDomainStatus};
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::finalizer::{Error as FinalizerError, Event as Finalizer, finalizer};
+use kube::runtime::watcher::Config as Watch;
+use kube::{Client, ResourceExt};
+use kube_lease_manager::LeaseManagerBuilder;
+use serde::Deserialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Error;
+use crate::observe::Observer;
+use crate::reconcile::{Context, told};
+use crate::store::MANAGER;
+
+/// What holds a MailDomain until its keys and records are seen to.
+const FINALIZER: &str = "mail.packetboat.dev/operator";
+/// The first wait after a failure; it doubles up to the longest.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// A domain that fails to be cleaned up so often is let go: a namespace must not hang on it.
+const CLEAN_UP_TRIES: u32 = 5;
+
+/// Settings of the operator.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The namespace whose MailDomains are looked after; all when absent.
+    pub namespace: Option<String>,
+    /// The namespace of the lease by which several operators agree on one. Default `default`.
+    pub lease_namespace: String,
+    /// The name of that lease. Default `packetboat-operator`.
+    pub lease_name: String,
+    /// How long the lease of an operator that has died keeps the others waiting, 5 s at least. Default 15 s.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub lease_duration: Duration,
+    /// Domains that are reconciled at once. Default 16.
+    pub concurrency: u16,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            namespace: None,
+            lease_namespace: "default".to_owned(),
+            lease_name: "packetboat-operator".to_owned(),
+            lease_duration: Duration::from_secs(15),
+            concurrency: 16,
+        }
+    }
+}
+
+/// The operator, ready to run.
+pub struct Operator {
+    config: Config,
+    client: Client,
+    resolver: Resolver,
+}
+
+impl Operator {
+    /// Finds the Kubernetes API. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// [`Error::NoConfig`].
+    pub async fn new(config: Config, resolver: Resolver) -> Result<Self, Error> {
+        let client = Client::try_default().await.map_err(|cause| Error::NoConfig(Box::new(cause)))?;
+        Ok(Self { config, client, resolver })
+    }
+
+    /// Whether the Kubernetes API answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn check(&self) -> Result<(), Error> {
+        self.client.apiserver_version().await.map(drop).map_err(Error::kube("asking the Kubernetes API"))
+    }
+
+    /// Waits for the lease, reconciles while it has it, and waits again, until `shutdown`.
+    ///
+    /// # Errors
+    /// When the lease cannot be worked with at all.
+    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
+        let duration = self.config.lease_duration.as_secs().max(5);
+        let manager = LeaseManagerBuilder::new(self.client.clone(), &self.config.lease_name)
+            .with_namespace(&self.config.lease_namespace)
+            .with_duration(duration)
+            .with_grace((duration / 3).max(1))
+            .build()
+            .await
+            .map_err(|cause| Error::NoConfig(Box::new(cause)))?;
+        let (mut leads, lease) = manager.watch().await;
+        loop {
+            let elected = shutdown.run_until_cancelled(wait_until(&mut leads, true)).await;
+            if elected != Some(true) {
+                break;
+            }
+            tracing::info!(lease = self.config.lease_name, "this operator leads");
+            metrics::gauge!("packetboat_operator_leads").set(1.0);
+            let term = shutdown.child_token();
+            let ends = async {
+                wait_until(&mut leads, false).await;
+                term.cancel();
+            };
+            tokio::select! {
+                () = self.reconcile_all(term.clone()) => {}
+                () = ends => tracing::warn!("the lease is lost, another operator may lead"),
+            }
+            metrics::gauge!("packetboat_operator_leads").set(0.0);
+        }
+        // The lease is given up when nobody watches it any more.
+        drop(leads);
+        let _ = tokio::time::timeout(Duration::from_secs(5), lease).await;
+        Ok(())
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        match &self.config.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    async fn reconcile_all(&self, shutdown: CancellationToken) {
+        let controller = Controller::new(self.api::<MailDomain>(), Watch::default())
+            .with_config(
+                kube::runtime::controller::Config::default()
+                    .debounce(Duration::from_millis(200))
+                    .concurrency(self.config.concurrency),
+            )
+            .owns(self.api::<Secret>(), Watch::default().labels(domains::SELECTOR_LABEL))
+            .owns(self.api::<ConfigMap>(), Watch::default().labels(domains::SELECTOR_LABEL))
+            .graceful_shutdown_on(shutdown.cancelled_owned());
+        let reporter = Reporter { controller: MANAGER.to_owned(), instance: None };
+        let context = Arc::new(Context {
+            client: self.client.clone(),
+            observer: Observer::new(self.resolver.clone()),
+            recorder: Recorder::new(self.client.clone(), reporter),
+            domains: controller.store(),
+            rotated: Default::default(),
+            failures: Default::default(),
+        });
+        controller
+            .run(reconcile, on_error, context)
+            .for_each(|outcome| async move {
+                if let Err(error) = outcome {
+                    tracing::debug!(%error, "reconciliation ended with an error");
+                }
+            })
+            .await;
+    }
+}
+
+/// Waits until the lease is held, or is not. False when nobody tells any more.
+async fn wait_until(leads: &mut tokio::sync::watch::Receiver<bool>, wanted: bool) -> bool {
+    leads.wait_for(|leads| *leads == wanted).await.is_ok()
+}
+
+/// One round of one domain.
+async fn reconcile(domain: Arc<MailDomain>, context: Arc<Context>) -> Result<Action, FinalizerError<Error>> {
+    let started = std::time::Instant::now();
+    let api: Api<MailDomain> =
+        Api::namespaced(context.client.clone(), &domain.namespace().unwrap_or_default());
+    let name = domain.spec.domain.clone();
+    let span = tracing::info_span!("reconcile", mail.domain = name);
+    let work = finalizer(&api, FINALIZER, domain, |event| async {
+        match event {
+            Finalizer::Apply(domain) => apply(&domain, &context, &api).await,
+            Finalizer::Cleanup(domain) => clean_up(&domain, &context).await,
+        }
+    });
+    let outcome = tracing::Instrument::instrument(work, span).await;
+    metrics::histogram!("packetboat_operator_reconcile_seconds").record(started.elapsed().as_secs_f64());
+    outcome
+}
+
+async fn apply(domain: &MailDomain, context: &Context, api: &Api<MailDomain>) -> Result<Action, Error> {
+    let outcome = context.advance(domain).await?;
+    context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&domain.name_any());
+    let status = outcome.findings.status(domain, Timestamp::now());
+    if domain.status.as_ref() != Some(&status) {
+        write_status(domain, &status, api).await?;
+    }
+    let jitter = 0.9 + rand::random::<f64>() / 5.0;
+    Ok(Action::requeue(outcome.again.mul_f64(jitter)))
+}
+
+async fn write_status(
+    domain: &MailDomain,
+    status: &MailDomainStatus,
+    api: &Api<MailDomain>,
+) -> Result<(), Error> {
+    let patch = json!({
+        "apiVersion": "mail.packetboat.dev/v1alpha1",
+        "kind": "MailDomain",
+        "status": status,
+    });
+    let params = PatchParams::apply(MANAGER).force();
+    api.patch_status(&domain.name_any(), &params, &Patch::Apply(&patch))
+        .await
+        .map(drop)
+        .map_err(Error::kube("writing the status"))
+}
+
+async fn clean_up(domain: &MailDomain, context: &Context) -> Result<Action, Error> {
+    match context.clean_up(domain).await {
+        Ok(()) => Ok(Action::await_change()),
+        Err(error) if failures(context, domain) >= CLEAN_UP_TRIES => {
+            let text = format!("{}; the object is let go all the same", told(&error));
+            context.warn(domain, "CleanUpFailed", text).await;
+            Ok(Action::await_change())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Failures in a row of a domain, this one counted.
+fn failures(context: &Context, domain: &MailDomain) -> u32 {
+    let mut failures = context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let count = failures.entry(domain.name_any()).or_insert(0);
+    *count += 1;
+    *count
+}
+
+fn on_error(domain: Arc<MailDomain>, error: &FinalizerError<Error>, context: Arc<Context>) -> Action {
+    let category = match error {
+        FinalizerError::ApplyFailed(error) | FinalizerError::CleanupFailed(error) => error.category(),
+        _ => "finalizer",
+    };
+    metrics::counter!("packetboat_operator_reconcile_errors_total", "category" => category).increment(1);
+    let count = failures(&context, &domain);
+    let wait = (FIRST_WAIT * 2_u32.saturating_pow(count.min(10))).min(LONGEST_WAIT);
+    tracing::warn!(domain = domain.spec.domain, error = told(error), ?wait, "reconciliation failed");
+    Action::requeue(wait)
+}

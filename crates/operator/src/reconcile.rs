@@ -1,0 +1,404 @@
+//! One domain, from what is observed over what is planned to what is done.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domains::types::{DnsMode, MailDomain, RecordPolicy, RecordState, Rfc2136 as Rfc2136Spec, Stage};
+use futures::future::join_all;
+use jiff::Timestamp;
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::reflector::Store;
+use kube::{Client, Resource, ResourceExt};
+use secrecy::SecretSlice;
+
+use crate::error::Error;
+use crate::keypair;
+use crate::keys::{Action, Key, Orders, Seen, plan, selector};
+use crate::observe::{Authorities, Observer};
+use crate::record::{Record, desired};
+use crate::status::{Findings, Reason, mode, selector_of};
+use crate::store::{KeyStore, StoredKey};
+use crate::update::{Change, Rfc2136};
+
+/// Asks for new keys: set it to another value for each rotation.
+pub(crate) const ROTATE_NOW: &str = "mail.packetboat.dev/rotate-now";
+/// Asks for a selector to be revoked; with `,force` behind it at once.
+pub(crate) const REVOKE: &str = "mail.packetboat.dev/revoke";
+/// Notes, on the newest key, which rotation was done.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// What reconciliations work with.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) observer: Observer,
+    pub(crate) recorder: Recorder,
+    /// All MailDomains, for who claims what.
+    pub(crate) domains: Store<MailDomain>,
+    /// The `rotate-now` values that were acted upon, by object.
+    pub(crate) rotated: std::sync::Mutex<HashMap<String, String>>,
+    /// Rounds in a row that failed, by object.
+    pub(crate) failures: std::sync::Mutex<HashMap<String, u32>>,
+}
+
+/// What came of a reconciliation, and when it is to be looked again.
+pub(crate) struct Outcome {
+    pub(crate) findings: Findings,
+    pub(crate) again: Duration,
+}
+
+/// Whether another, older MailDomain has the same domain.
+fn is_claimed_by_another(domain: &MailDomain, all: &[Arc<MailDomain>]) -> bool {
+    let age = |one: &MailDomain| (one.creation_timestamp(), one.namespace(), one.name_any());
+    all.iter().any(|other| {
+        other.spec.domain == domain.spec.domain
+            && other.uid() != domain.uid()
+            && other.metadata.deletion_timestamp.is_none()
+            && age(other) < age(domain)
+    })
+}
+
+impl Context {
+    fn key_store(&self, domain: &MailDomain) -> KeyStore {
+        KeyStore::new(&self.client, &domain.namespace().unwrap_or_default())
+    }
+
+    /// Brings one domain a step further.
+    pub(crate) async fn advance(&self, domain: &MailDomain) -> Result<Outcome, Error> {
+        let interval = domain.spec.dns.as_ref().map_or(LONGEST * 20, |dns| dns.verification.interval);
+        let settled = |findings| Outcome { findings, again: interval };
+        if is_claimed_by_another(domain, &self.domains.state()) {
+            return Ok(settled(Findings { conflict: true, ..Findings::default() }));
+        }
+        let publisher = match self.publisher(domain).await? {
+            Ok(publisher) => publisher,
+            Err(findings) => return Ok(settled(findings)),
+        };
+        let store = self.key_store(domain);
+        let mut keys = store.list(domain).await?;
+        let authorities = match self.observer.authorities(&domain.spec).await {
+            Ok(authorities) => authorities,
+            Err(error) => {
+                let lookup_failed = Some(told(&error));
+                let findings = Findings { keys, lookup_failed, ..Findings::default() };
+                return Ok(Outcome { findings, again: LONGEST });
+            }
+        };
+        let seen = self.look(domain, &authorities, &keys).await;
+        let mut publish_failed = None;
+        if !domain.spec.suspend {
+            let gone = self.turn_keys(domain, &store, &mut keys, &seen, authorities.negative_ttl).await?;
+            if let Some(publisher) = &publisher {
+                publish_failed = self.publish(domain, publisher, &authorities, &keys, &gone).await;
+            }
+            if publish_failed.is_none() {
+                for key in &gone {
+                    store.forget(key).await?;
+                }
+                keys.retain(|key| gone.iter().all(|gone| gone.key.selector != key.key.selector));
+            }
+        }
+        let again = again(domain, &keys, &seen, publish_failed.is_some(), interval);
+        let suspended = domain.spec.suspend;
+        Ok(Outcome {
+            findings: Findings { keys, records: seen, publish_failed, suspended, ..Findings::default() },
+            again,
+        })
+    }
+
+    /// The way to publish, where the spec asks for one; or why there is none.
+    async fn publisher(&self, domain: &MailDomain) -> Result<Result<Option<Rfc2136>, Findings>, Error> {
+        let dns = domain.spec.dns.as_ref();
+        match (mode(domain), dns.and_then(|dns| dns.rfc2136.as_ref())) {
+            (DnsMode::Manual, _) => Ok(Ok(None)),
+            (DnsMode::Rfc2136, Some(spec)) => self.rfc2136(domain, spec).await,
+            (DnsMode::Rfc2136, None) => {
+                let text = "mode RFC2136 needs dns.rfc2136 with server and tsig";
+                Ok(Err(Findings::refuse(Reason::InvalidSpec, text)))
+            }
+            (DnsMode::ExternalDNS | DnsMode::Provider, _) => {
+                let text = "this version publishes by RFC2136, or a person does (Manual)";
+                Ok(Err(Findings::refuse(Reason::NotSupported, text)))
+            }
+        }
+    }
+
+    async fn rfc2136(
+        &self,
+        domain: &MailDomain,
+        spec: &Rfc2136Spec,
+    ) -> Result<Result<Option<Rfc2136>, Findings>, Error> {
+        let refuse = |reason, text: String| Ok(Err(Findings::refuse(reason, text)));
+        let Some(server) = self.observer.server(&spec.server).await.and_then(|all| all.first().copied())
+        else {
+            return refuse(
+                Reason::InvalidSpec,
+                format!("dns.rfc2136.server: {} has no address", spec.server),
+            );
+        };
+        let (name, key) =
+            (&spec.tsig.secret_ref.name, spec.tsig.secret_ref.key.as_deref().unwrap_or("secret"));
+        let Some(secret) = self.key_store(domain).secret_value(name, key).await? else {
+            let text =
+                format!("dns.rfc2136.tsig.secretRef: the Secret {name} has no key {key:?}, or is not there");
+            return refuse(Reason::CredentialsMissing, text);
+        };
+        let owner = domain.uid().unwrap_or_default();
+        let decoded = decode_tsig(secret);
+        match Rfc2136::new(server, &spec.tsig.key_name, &spec.tsig.algorithm, &decoded, owner) {
+            Ok(publisher) => Ok(Ok(Some(publisher))),
+            Err(error) => refuse(Reason::InvalidSpec, format!("dns.rfc2136.tsig: {error}")),
+        }
+    }
+
+    /// Every record that should be, and what all name servers say of it.
+    async fn look(
+        &self,
+        domain: &MailDomain,
+        authorities: &Authorities,
+        keys: &[StoredKey],
+    ) -> Vec<(Record, crate::observe::Observation)> {
+        let records = records_of(domain, keys);
+        let looks = records.iter().map(|record| self.observer.look(authorities, record));
+        let seen = join_all(looks).await;
+        records.into_iter().zip(seen).collect()
+    }
+
+    /// Moves keys along their lives. Gives those to be forgotten once their records are gone.
+    async fn turn_keys(
+        &self,
+        domain: &MailDomain,
+        store: &KeyStore,
+        keys: &mut Vec<StoredKey>,
+        seen: &[(Record, crate::observe::Observation)],
+        negative_ttl: Duration,
+    ) -> Result<Vec<StoredKey>, Error> {
+        let Some(dkim) = &domain.spec.dkim else { return Ok(Vec::new()) };
+        let shown = |wanted: &str| {
+            let found =
+                seen.iter().find(|(record, _)| selector_of(record, &domain.spec.domain) == Some(wanted));
+            match found.map(|(_, observation)| observation.state) {
+                Some(RecordState::Verified) => Seen::Yes,
+                Some(RecordState::Unknown) => Seen::Unknown,
+                _ => Seen::No,
+            }
+        };
+        let plain: Vec<Key> = keys.iter().map(|stored| stored.key.clone()).collect();
+        let settled = dkim.rotation.min_propagation.max(negative_ttl);
+        let automatic = mode(domain) != DnsMode::Manual;
+        let now = Timestamp::now();
+        let orders = self.orders(domain, &plain);
+        let actions = plan(now, dkim, settled, automatic, &plain, shown, &orders);
+        let mut gone = Vec::new();
+        for action in actions {
+            match action {
+                Action::Generate(algorithm) => {
+                    let taken: Vec<&str> = keys.iter().map(|stored| stored.key.selector.as_str()).collect();
+                    let selector = selector(&dkim.selector_template, algorithm, now, &taken);
+                    let bits = dkim.rsa_bits;
+                    let made = tokio::task::spawn_blocking(move || keypair::generate(algorithm, bits)).await;
+                    let pem = made.map_err(|_| keypair::KeyPairError::Generate("new"))??;
+                    let (since, created) = (now, now);
+                    let stage = Stage::Generated;
+                    let key = Key { selector, algorithm, stage, since, created, missed: 0 };
+                    self.tell(domain, "KeyGenerated", format!("the key {} was made", key.selector)).await;
+                    keys.push(store.create(domain, key, &pem).await?);
+                }
+                Action::Move(selector, stage) => {
+                    if let Some(stored) = keys.iter_mut().find(|stored| stored.key.selector == selector) {
+                        (stored.key.stage, stored.key.since, stored.key.missed) = (stage, now, 0);
+                        store.write(domain, stored).await?;
+                        let text = format!("the key {selector} is {}", stage.name());
+                        self.tell(domain, "KeyStage", text).await;
+                    }
+                }
+                Action::Missed(selector, missed) => {
+                    if let Some(stored) = keys.iter_mut().find(|stored| stored.key.selector == selector) {
+                        stored.key.missed = missed;
+                        store.write(domain, stored).await?;
+                    }
+                }
+                Action::Forget(selector) => {
+                    gone.extend(keys.iter().find(|stored| stored.key.selector == selector).cloned());
+                }
+            }
+        }
+        Ok(gone)
+    }
+
+    /// What the annotations ask for. A rotation that was asked for is done once: a key made since the operator
+    /// first saw the value answers it.
+    fn orders(&self, domain: &MailDomain, keys: &[Key]) -> Orders {
+        let annotations = domain.annotations();
+        let mut orders = Orders::default();
+        if let Some(text) = annotations.get(REVOKE) {
+            let (selector, force) = text.split_once(',').unwrap_or((text, ""));
+            orders.revoke = Some(selector.trim().to_owned());
+            orders.force = force.trim() == "force";
+        }
+        if let Some(token) = annotations.get(ROTATE_NOW) {
+            let uid = domain.uid().unwrap_or_default();
+            let mut rotated = self.rotated.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let asked = token.parse::<Timestamp>().ok();
+            // A time as the token is kept across restarts: keys made after it answer it.
+            let answered = asked.map_or_else(
+                || rotated.get(&uid) == Some(token),
+                |asked| keys.iter().any(|key| key.created >= asked),
+            );
+            orders.rotate = !answered;
+            rotated.insert(uid, token.clone());
+        }
+        orders
+    }
+
+    /// Publishes what is managed; what went wrong, in words.
+    async fn publish(
+        &self,
+        domain: &MailDomain,
+        publisher: &Rfc2136,
+        authorities: &Authorities,
+        keys: &[StoredKey],
+        gone: &[StoredKey],
+    ) -> Option<String> {
+        let records = records_of(domain, keys);
+        let is_gone = |record: &Record| {
+            let selector = selector_of(record, &domain.spec.domain);
+            gone.iter().any(|key| selector == Some(key.key.selector.as_str()))
+        };
+        let changes: Vec<Change<'_>> = records
+            .iter()
+            .filter(|record| record.purpose.policy(&domain.spec) == RecordPolicy::Manage)
+            .map(|record| Change { record, remove: is_gone(record) })
+            .collect();
+        match publisher.apply(&authorities.zone, &domain.spec.domain, &changes).await {
+            Ok(false) => None,
+            Ok(true) => {
+                metrics::counter!("packetboat_operator_dns_updates_total").increment(1);
+                None
+            }
+            Err(error) => Some(told(&error)),
+        }
+    }
+
+    /// Takes back, or leaves, what was made for a domain that goes. What cannot be taken back is told.
+    pub(crate) async fn clean_up(&self, domain: &MailDomain) -> Result<(), Error> {
+        use domains::types::DeletionPolicy;
+        let store = self.key_store(domain);
+        let keys = store.list(domain).await?;
+        if domain.spec.deletion_policy == DeletionPolicy::Retain {
+            for key in &keys {
+                store.release(key).await?;
+            }
+            return Ok(());
+        }
+        if let Err(why) = self.withdraw(domain, &keys).await {
+            let text = format!("records were not withdrawn: {why}; remove them by hand");
+            self.warn(domain, "RecordsLeft", text).await;
+        }
+        for key in &keys {
+            store.delete(key).await?;
+        }
+        Ok(())
+    }
+
+    async fn withdraw(&self, domain: &MailDomain, keys: &[StoredKey]) -> Result<(), String> {
+        let publisher = match self.publisher(domain).await.map_err(|error| told(&error))? {
+            Ok(Some(publisher)) => publisher,
+            Ok(None) => return Ok(()),
+            Err(findings) => return Err(findings.refused.map(|(_, text)| text).unwrap_or_default()),
+        };
+        let authorities = self.observer.authorities(&domain.spec).await.map_err(|error| told(&error))?;
+        let records = records_of(domain, keys);
+        let managed =
+            records.iter().filter(|record| record.purpose.policy(&domain.spec) == RecordPolicy::Manage);
+        let changes: Vec<Change<'_>> = managed.map(|record| Change { record, remove: true }).collect();
+        let applied = publisher.apply(&authorities.zone, &domain.spec.domain, &changes).await;
+        applied.map(drop).map_err(|error| told(&error))
+    }
+
+    async fn tell(&self, domain: &MailDomain, reason: &str, note: String) {
+        tracing::info!(domain = domain.spec.domain, reason, note, "told");
+        self.event(domain, EventType::Normal, reason, note).await;
+    }
+
+    pub(crate) async fn warn(&self, domain: &MailDomain, reason: &str, note: String) {
+        tracing::warn!(domain = domain.spec.domain, reason, note, "told");
+        self.event(domain, EventType::Warning, reason, note).await;
+    }
+
+    async fn event(&self, domain: &MailDomain, type_: EventType, reason: &str, note: String) {
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(note),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, &domain.object_ref(&())).await {
+            tracing::debug!(%error, "event cannot be written");
+        }
+    }
+}
+
+/// The records of a domain with its keys as they stand.
+fn records_of(domain: &MailDomain, keys: &[StoredKey]) -> Vec<Record> {
+    let shown = keys.iter().filter(|stored| stored.key.stage > Stage::Generated);
+    let published: Vec<_> = shown.map(StoredKey::published).collect();
+    desired(&domain.spec, &published)
+}
+
+/// The value of a TSIG Secret: base64, as `tsig-keygen` prints it, or octets.
+fn decode_tsig(value: Vec<u8>) -> SecretSlice<u8> {
+    use base64::Engine;
+    let text = std::str::from_utf8(&value).map(str::trim).unwrap_or_default();
+    match base64::engine::general_purpose::STANDARD.decode(text) {
+        Ok(decoded) if !decoded.is_empty() => SecretSlice::from(decoded),
+        _ => SecretSlice::from(value),
+    }
+}
+
+/// When to look again: soon while something is on its way.
+fn again(
+    domain: &MailDomain,
+    keys: &[StoredKey],
+    seen: &[(Record, crate::observe::Observation)],
+    failed: bool,
+    interval: Duration,
+) -> Duration {
+    let Some(dkim) = &domain.spec.dkim else { return interval };
+    let rotation = &dkim.rotation;
+    let moving = keys.iter().any(|stored| stored.key.stage < Stage::Active || stored.key.missed > 0);
+    let managed_is_wrong = seen.iter().any(|(record, observation)| {
+        record.purpose.policy(&domain.spec) == RecordPolicy::Manage
+            && observation.state != RecordState::Verified
+    });
+    let soon = (rotation.min_propagation / 5).clamp(SHORTEST, LONGEST);
+    if moving || managed_is_wrong || failed || keys.is_empty() {
+        return soon;
+    }
+    let now = Timestamp::now();
+    let due = keys.iter().filter_map(|stored| {
+        let lasts = match stored.key.stage {
+            Stage::Active => rotation.interval,
+            Stage::Retiring => rotation.retire_after,
+            Stage::Revoked => rotation.revoke_for,
+            _ => return None,
+        };
+        let lasted: Duration = now.duration_since(stored.key.since).try_into().unwrap_or_default();
+        Some(lasts.saturating_sub(lasted))
+    });
+    due.min().unwrap_or(interval).clamp(SHORTEST, interval.max(SHORTEST))
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

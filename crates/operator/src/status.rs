@@ -1,0 +1,274 @@
+//! What a reconciliation found, as conditions. Pure.
+
+use domains::types::{
+    DkimStatus, DnsMode, KeyStatus, MailDomain, MailDomainStatus, RecordPolicy, RecordState, RecordStatus,
+    Stage,
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::observe::Observation;
+use crate::record::{Purpose, Record};
+use crate::store::StoredKey;
+
+/// Why a condition is as it is: a closed list, explained in `docs/maildomain.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    Accepted,
+    InvalidSpec,
+    CredentialsMissing,
+    NotSupported,
+    Claimed,
+    Conflict,
+    KeyActive,
+    NotWanted,
+    NoActiveKey,
+    WaitingForPropagation,
+    ActiveKeyDrifted,
+    Published,
+    PublishFailed,
+    NotManaged,
+    Verified,
+    Missing,
+    Drifted,
+    RecordConflict,
+    DNSActionRequired,
+    LookupFailed,
+    Ready,
+    NotReady,
+    Suspended,
+    Progressing,
+    Done,
+}
+
+/// A condition to be.
+pub(crate) struct Finding {
+    kind: &'static str,
+    status: &'static str,
+    reason: Reason,
+    message: String,
+}
+
+fn finding(kind: &'static str, holds: bool, reason: Reason, message: impl Into<String>) -> Finding {
+    Finding { kind, status: if holds { "True" } else { "False" }, reason, message: message.into() }
+}
+
+/// All that a reconciliation found.
+#[derive(Default)]
+pub(crate) struct Findings {
+    /// Why the spec cannot be worked with.
+    pub(crate) refused: Option<(Option<Reason>, String)>,
+    /// Another MailDomain has the domain.
+    pub(crate) conflict: bool,
+    pub(crate) suspended: bool,
+    pub(crate) keys: Vec<StoredKey>,
+    /// Every record that should be, with what was seen of it.
+    pub(crate) records: Vec<(Record, Observation)>,
+    /// Why it could not be looked.
+    pub(crate) lookup_failed: Option<String>,
+    /// Why it could not be published.
+    pub(crate) publish_failed: Option<String>,
+}
+
+impl Findings {
+    pub(crate) fn refuse(reason: Reason, message: impl Into<String>) -> Self {
+        Self { refused: Some((Some(reason), message.into())), ..Self::default() }
+    }
+
+    /// The status that follows. Times of conditions that stay as they are stay, too.
+    pub(crate) fn status(&self, domain: &MailDomain, now: Timestamp) -> MailDomainStatus {
+        let findings = self.conditions(domain);
+        let before = domain.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let generation = domain.metadata.generation;
+        let conditions = findings.into_iter().map(|found| {
+            let same = before.iter().find(|one| one.type_ == found.kind && one.status == found.status);
+            Condition {
+                last_transition_time: same.map_or(Time(now), |one| one.last_transition_time.clone()),
+                message: found.message,
+                observed_generation: generation,
+                reason: format!("{:?}", found.reason),
+                status: found.status.to_owned(),
+                type_: found.kind.to_owned(),
+            }
+        });
+        MailDomainStatus {
+            observed_generation: generation,
+            conditions: conditions.collect(),
+            dkim: self.dkim(domain),
+            records: self.records.iter().map(|(record, seen)| record_status(record, seen)).collect(),
+        }
+    }
+
+    fn dkim(&self, domain: &MailDomain) -> Option<DkimStatus> {
+        let dkim = domain.spec.dkim.as_ref()?;
+        let active = self.keys.iter().filter(|stored| stored.key.stage == Stage::Active);
+        let oldest = active.clone().map(|stored| stored.key.since).min();
+        let interval = SignedDuration::try_from(dkim.rotation.interval).ok();
+        let next = oldest.zip(interval).and_then(|(since, interval)| since.checked_add(interval).ok());
+        let next = next.filter(|_| dkim.rotation.enabled);
+        let key = |stored: &StoredKey| KeyStatus {
+            selector: stored.key.selector.clone(),
+            algorithm: stored.key.algorithm,
+            stage: stored.key.stage,
+            stage_since: stored.key.since.to_string(),
+            secret_name: stored.public_key.as_ref().map(|_| stored.object.clone()),
+        };
+        Some(DkimStatus {
+            active_selectors: active.map(|stored| stored.key.selector.clone()).collect(),
+            next_rotation: next.map(|time| time.to_string()),
+            keys: self.keys.iter().map(key).collect(),
+        })
+    }
+
+    fn conditions(&self, domain: &MailDomain) -> Vec<Finding> {
+        let accepted = match &self.refused {
+            Some((reason, message)) => {
+                finding("Accepted", false, reason.unwrap_or(Reason::InvalidSpec), message.clone())
+            }
+            None => finding("Accepted", true, Reason::Accepted, "the spec can be worked with"),
+        };
+        let claimed = match self.conflict {
+            true => finding("DomainClaimed", false, Reason::Conflict, "an older MailDomain has this domain"),
+            false => finding("DomainClaimed", true, Reason::Claimed, "the domain is this object's"),
+        };
+        let (dkim, published, verified) =
+            (self.dkim_ready(domain), self.published(domain), self.verified(domain));
+        let is = |found: &Finding| found.status == "True";
+        let ready = is(&accepted) && is(&claimed) && is(&dkim);
+        let cause = [&accepted, &claimed, &dkim].into_iter().find(|found| !is(found));
+        let reason = cause.map_or(Reason::Ready, |found| found.reason);
+        let message = cause.map_or_else(
+            || "mail can be taken and signed".to_owned(),
+            |found| format!("{}: {}", found.kind, found.message),
+        );
+        let waiting = !ready && matches!(dkim.reason, Reason::WaitingForPropagation | Reason::NoActiveKey);
+        let by_hand = verified.reason == Reason::DNSActionRequired && !is(&dkim);
+        let stalled = self.suspended || self.conflict || self.refused.is_some() || by_hand;
+        let stall = match (self.suspended, by_hand) {
+            (true, _) => Reason::Suspended,
+            (_, true) => Reason::DNSActionRequired,
+            _ if stalled => reason,
+            _ => Reason::Progressing,
+        };
+        let reconciling = !stalled && (waiting || !is(&published));
+        let busy = if reconciling { Reason::Progressing } else { Reason::Done };
+        vec![
+            accepted,
+            claimed,
+            dkim,
+            published,
+            verified,
+            finding("Reconciling", reconciling, busy, ""),
+            finding("Stalled", stalled, stall, ""),
+            finding("Ready", ready, if ready { Reason::Ready } else { reason.or(Reason::NotReady) }, message),
+        ]
+    }
+
+    fn dkim_ready(&self, domain: &MailDomain) -> Finding {
+        const KIND: &str = "DKIMReady";
+        let Some(dkim) = &domain.spec.dkim else {
+            return finding(KIND, true, Reason::NotWanted, "the spec asks for no signatures");
+        };
+        if !dkim.imported.is_empty() && !dkim.rotation.enabled {
+            return finding(KIND, true, Reason::KeyActive, "the imported keys sign");
+        }
+        let active: Vec<&StoredKey> =
+            self.keys.iter().filter(|stored| stored.key.stage == Stage::Active).collect();
+        let drifted = |stored: &&&StoredKey| stored.key.missed > 0;
+        if let Some(drifted) = active.iter().find(drifted) {
+            let text = format!("the record of the selector {} is not as it should be", drifted.key.selector);
+            return finding(KIND, false, Reason::ActiveKeyDrifted, text);
+        }
+        if !active.is_empty() {
+            let selectors: Vec<&str> = active.iter().map(|stored| stored.key.selector.as_str()).collect();
+            return finding(KIND, true, Reason::KeyActive, format!("{} sign", selectors.join(", ")));
+        }
+        match self.keys.iter().find(|stored| stored.key.stage < Stage::Active) {
+            Some(coming) => {
+                let text = format!("the key {} is {}", coming.key.selector, coming.key.stage.name());
+                finding(KIND, false, Reason::WaitingForPropagation, text)
+            }
+            None => finding(KIND, false, Reason::NoActiveKey, "no key signs"),
+        }
+    }
+
+    fn published(&self, domain: &MailDomain) -> Finding {
+        const KIND: &str = "DNSPublished";
+        match (&self.publish_failed, mode(domain)) {
+            (Some(why), _) => finding(KIND, false, Reason::PublishFailed, why.clone()),
+            (None, DnsMode::Manual) => {
+                finding(KIND, true, Reason::NotManaged, "a person publishes: see status.records")
+            }
+            (None, _) => finding(KIND, true, Reason::Published, "the name servers have been told"),
+        }
+    }
+
+    fn verified(&self, domain: &MailDomain) -> Finding {
+        const KIND: &str = "DNSVerified";
+        let unknown = |message: String| Finding {
+            kind: KIND,
+            status: "Unknown",
+            reason: Reason::LookupFailed,
+            message,
+        };
+        if let Some(why) = &self.lookup_failed {
+            return unknown(why.clone());
+        }
+        let bad = self.records.iter().find(|(_, seen)| seen.state != RecordState::Verified);
+        let Some((record, seen)) = bad else {
+            return finding(
+                KIND,
+                true,
+                Reason::Verified,
+                "every authoritative name server shows every record",
+            );
+        };
+        let what = format!("{} {}", record.name, record.record_type());
+        let by_hand =
+            mode(domain) == DnsMode::Manual || record.purpose.policy(&domain.spec) == RecordPolicy::Verify;
+        let there = seen.observed.join(" and ");
+        match seen.state {
+            RecordState::Unknown => unknown(format!("a name server does not answer for {what}")),
+            RecordState::Conflict => {
+                finding(KIND, false, Reason::RecordConflict, format!("{what}: {there} stand there; one may"))
+            }
+            _ if by_hand => {
+                let text = format!("publish: {}", record.zone_lines().join(" and "));
+                finding(KIND, false, Reason::DNSActionRequired, text)
+            }
+            RecordState::Missing => finding(KIND, false, Reason::Missing, format!("{what} is not there")),
+            RecordState::Drifted | RecordState::Verified => {
+                finding(KIND, false, Reason::Drifted, format!("{what} says {there}"))
+            }
+        }
+    }
+}
+
+impl Reason {
+    /// Itself, unless it says that all is well.
+    fn or(self, other: Self) -> Self {
+        if self == Self::Ready { other } else { self }
+    }
+}
+
+pub(crate) fn mode(domain: &MailDomain) -> DnsMode {
+    domain.spec.dns.as_ref().map(|dns| dns.mode).unwrap_or_default()
+}
+
+fn record_status(record: &Record, seen: &Observation) -> RecordStatus {
+    RecordStatus {
+        purpose: record.purpose.key().to_owned(),
+        name: record.name.clone(),
+        record_type: record.record_type().to_owned(),
+        zone_lines: record.zone_lines(),
+        state: seen.state,
+        observed: seen.observed.clone(),
+    }
+}
+
+/// Whether a record is of a key.
+pub(crate) fn selector_of<'a>(record: &'a Record, domain: &str) -> Option<&'a str> {
+    (record.purpose == Purpose::Dkim)
+        .then(|| record.name.strip_suffix(domain)?.strip_suffix("._domainkey."))
+        .flatten()
+}

@@ -1,0 +1,186 @@
+//! A real BIND: a primary that takes dynamic updates signed by TSIG, and a secondary that follows it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::child::Child;
+use crate::{net, wait};
+
+const START: Duration = Duration::from_secs(20);
+/// The name of the key that may update the zone.
+pub const KEY_NAME: &str = "update-key";
+/// Its secret, as `tsig-keygen` would print it.
+pub const SECRET: &str = "c2l4dGVlbiBvY3RldHMgb2YgYSBzZWNyZXQga2V5IQ==";
+
+/// One server and its folder.
+struct Server {
+    folder: TempDir,
+    address: SocketAddr,
+    child: Option<Child>,
+}
+
+/// Two authoritative servers of one zone; both end when this is dropped.
+pub struct Bind {
+    zone: String,
+    primary: Server,
+    secondary: Server,
+}
+
+impl Server {
+    fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("packetboat-bind-").tempdir()?;
+        Ok(Self { folder, address: net::free_address()?, child: None })
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    async fn start(&mut self, zone: &str) -> Result<()> {
+        let mut command = Command::new("named");
+        command.args(["-g", "-4", "-n", "1", "-c"]).arg(self.path("named.conf"));
+        let mut child = Child::spawn("named", command, &self.path("named.log"))?;
+        wait::until("BIND to answer", START, async || {
+            if let Err(ended) = child.check_alive() {
+                return Some(Err(ended));
+            }
+            let answer = dig(self.address, &["SOA", zone]).await.ok()?;
+            (!answer.trim().is_empty()).then_some(Ok(()))
+        })
+        .await??;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    async fn stop(&mut self) -> Result<()> {
+        match self.child.take() {
+            Some(mut child) => child.kill9().await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn write_config(server: &Server, zone: &str, role: &str) -> Result<()> {
+    let folder = server.folder.path().display();
+    let port = server.address.port();
+    let text = format!(
+        "options {{ directory \"{folder}\"; pid-file \"{folder}/named.pid\"; session-keyfile \"{folder}/session.key\";\n\
+         listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no; dnssec-validation no;\n\
+         allow-transfer {{ 127.0.0.1; }}; allow-query {{ any; }}; minimal-responses yes; }};\n\
+         key \"{KEY_NAME}\" {{ algorithm hmac-sha256; secret \"{SECRET}\"; }};\n\
+         controls {{ }};\n\
+         zone \"{zone}\" {{ {role} }};\n"
+    );
+    std::fs::write(server.path("named.conf"), text).context("writing named.conf")
+}
+
+impl Bind {
+    /// Starts both with a zone of these further lines; its negative time to live is `negative_ttl` seconds.
+    pub async fn start(zone: &str, negative_ttl: u32, lines: &str) -> Result<Self> {
+        let (mut primary, mut secondary) = (Server::new()?, Server::new()?);
+        let text = format!(
+            "$ORIGIN {zone}.\n$TTL 60\n@ {negative_ttl} IN SOA ns1 hostmaster 1 60 60 86400 {negative_ttl}\n\
+             @ IN NS ns1\n@ IN NS ns2\nns1 IN A 127.0.0.1\nns2 IN A 127.0.0.1\nmx IN A 127.0.0.1\n{lines}\n"
+        );
+        std::fs::write(primary.path("zone"), text)?;
+        let follower = secondary.address.port();
+        let role = format!(
+            "type primary; file \"zone\"; allow-update {{ key {KEY_NAME}; }}; notify explicit; \
+             also-notify {{ 127.0.0.1 port {follower}; }};"
+        );
+        write_config(&primary, zone, &role)?;
+        let leader = primary.address.port();
+        let role = format!(
+            "type secondary; file \"copy\"; primaries {{ 127.0.0.1 port {leader}; }}; \
+             allow-notify {{ 127.0.0.1; }}; min-refresh-time 1; max-refresh-time 2;"
+        );
+        write_config(&secondary, zone, &role)?;
+        primary.start(zone).await?;
+        secondary.start(zone).await?;
+        Ok(Self { zone: zone.to_owned(), primary, secondary })
+    }
+
+    /// Where the primary listens.
+    #[must_use]
+    pub fn primary(&self) -> SocketAddr {
+        self.primary.address
+    }
+
+    /// Where the secondary listens.
+    #[must_use]
+    pub fn secondary(&self) -> SocketAddr {
+        self.secondary.address
+    }
+
+    /// Ends the primary; its zone stays.
+    pub async fn stop_primary(&mut self) -> Result<()> {
+        self.primary.stop().await
+    }
+
+    /// Starts the primary again.
+    pub async fn start_primary(&mut self) -> Result<()> {
+        let zone = self.zone.clone();
+        self.primary.start(&zone).await
+    }
+
+    /// Ends the secondary.
+    pub async fn stop_secondary(&mut self) -> Result<()> {
+        self.secondary.stop().await
+    }
+
+    /// Starts the secondary again.
+    pub async fn start_secondary(&mut self) -> Result<()> {
+        let zone = self.zone.clone();
+        self.secondary.start(&zone).await
+    }
+
+    /// What a server answers, a line a record, in the form of zone files; texts as they are split.
+    pub async fn answer(&self, server: SocketAddr, kind: &str, name: &str) -> Result<String> {
+        dig(server, &[kind, name]).await
+    }
+
+    /// What the primary has said so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.primary.child.as_ref().map(Child::log).unwrap_or_default()
+    }
+
+    /// Changes the zone by hand, with the commands of `nsupdate`.
+    pub async fn by_hand(&self, commands: &str) -> Result<()> {
+        let server = format!(
+            "server 127.0.0.1 {}\nzone {}\n{commands}\nsend\n",
+            self.primary.address.port(),
+            self.zone
+        );
+        let file = self.primary.path("commands");
+        std::fs::write(&file, server)?;
+        let key = format!("hmac-sha256:{KEY_NAME}:{SECRET}");
+        run("nsupdate", &["-y", &key, &file.to_string_lossy()]).await.map(drop)
+    }
+
+    /// The octets of the key's secret.
+    pub fn secret() -> Vec<u8> {
+        base64::engine::general_purpose::STANDARD.decode(SECRET).unwrap_or_default()
+    }
+}
+
+async fn dig(server: SocketAddr, question: &[&str]) -> Result<String> {
+    let port = server.port().to_string();
+    let common = ["@127.0.0.1", "-p", port.as_str(), "+short", "+norecurse", "+time=1", "+tries=1"];
+    run("dig", &[&common, question].concat()).await
+}
+
+async fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = tokio::time::timeout(START, Command::new(program).args(arguments).output())
+        .await
+        .with_context(|| format!("{program} hangs"))?
+        .with_context(|| format!("starting {program}"))?;
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{program} {arguments:?}: {error}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

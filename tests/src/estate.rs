@@ -1,0 +1,117 @@
+//! A cluster's API, two authoritative name servers, and an operator between them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use testkit::bind::{Bind, KEY_NAME, SECRET};
+use testkit::dns::DnsServer;
+use testkit::kubernetes::ApiServer;
+use testkit::process::{Packetboat, Role, Settings, Site};
+use testkit::wait;
+
+const CRD: &str = include_str!("../../k8s/crds/maildomains.yaml");
+
+/// The domain that is declared.
+pub const DOMAIN: &str = "example.test";
+/// How long a step of a key's life may take beyond its settings, on a slow machine.
+pub const STEP: Duration = Duration::from_secs(60);
+
+/// All that an operator works with.
+pub struct Estate {
+    /// The Kubernetes API.
+    pub api: ApiServer,
+    /// The name servers of [`DOMAIN`].
+    pub bind: Bind,
+    /// Configurations of processes.
+    pub site: Site,
+    _dns: DnsServer,
+}
+
+impl Estate {
+    /// Starts the API with the CRD, the namespace `mail` with the TSIG key, and the name servers.
+    pub async fn new() -> Result<Self> {
+        let dns = DnsServer::start("ns1.example.test. 300 IN A 127.0.0.1\n").await?;
+        let site = Site::new(dns.address())?;
+        let bind = Bind::start(DOMAIN, 1, "@ IN TXT \"google-site-verification=theirs\"").await?;
+        let api = ApiServer::start().await?;
+        api.apply(CRD).await?;
+        let established = ["wait", "--for=condition=Established", "crd/maildomains.mail.packetboat.dev"];
+        api.kubectl(&established, None).await?;
+        api.kubectl(&["create", "namespace", "mail"], None).await?;
+        let secret = format!("--from-literal=secret={SECRET}");
+        api.kubectl(&["-n", "mail", "create", "secret", "generic", "tsig", &secret], None).await?;
+        Ok(Self { api, bind, site, _dns: dns })
+    }
+
+    /// Starts an operator.
+    pub async fn operator(&self) -> Result<(Settings, Packetboat)> {
+        let mut settings = self.site.settings(Role::Operator)?;
+        settings.kubeconfig = Some(self.api.kubeconfig()?);
+        settings.extra = "operator: {lease_duration: 5s}\n".to_owned();
+        let process = self.site.start(&settings).await?;
+        Ok((settings, process))
+    }
+
+    /// The YAML of a MailDomain, published by dynamic update; `more` are further keys of the spec.
+    #[must_use]
+    pub fn mail_domain(&self, more: &str) -> String {
+        let (primary, secondary) = (self.bind.primary(), self.bind.secondary());
+        format!(
+            "apiVersion: mail.packetboat.dev/v1alpha1\nkind: MailDomain\n\
+             metadata: {{name: example, namespace: mail}}\nspec:\n  domain: {DOMAIN}\n\
+             \x20 dns:\n    mode: RFC2136\n    verification: {{servers: [\"{primary}\", \"{secondary}\"], interval: 2s}}\n\
+             \x20   rfc2136: {{server: \"{primary}\", tsig: {{keyName: {KEY_NAME}, algorithm: hmac-sha256, secretRef: {{name: tsig}}}}}}\n{more}\n"
+        )
+    }
+
+    /// The MailDomain as the API has it.
+    pub async fn read(&self) -> Result<Value> {
+        let text = self.api.kubectl(&["-n", "mail", "get", "mdom", "example", "-o", "json"], None).await?;
+        serde_json::from_str(&text).context("reading a MailDomain")
+    }
+
+    /// The status and reason of a condition.
+    pub async fn condition(&self, kind: &str) -> Result<(String, String)> {
+        let domain = self.read().await?;
+        let conditions = domain["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let found = conditions.iter().find(|one| one["type"] == kind).context("no such condition")?;
+        let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+        Ok((text("status"), text("reason")))
+    }
+
+    /// Waits for a condition; fails with the whole status.
+    pub async fn wait_for(&self, kind: &str, status: &str, reason: &str) -> Result<()> {
+        let holds = async || {
+            self.condition(kind).await.is_ok_and(|found| found == (status.to_owned(), reason.to_owned()))
+        };
+        let outcome = wait::until_true(&format!("{kind}={status} {reason}"), STEP, holds).await;
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.context(format!("{:#}", self.read().await?["status"]))),
+        }
+    }
+
+    /// The selectors that sign.
+    pub async fn active(&self) -> Result<Vec<String>> {
+        let domain = self.read().await?;
+        let active = domain["status"]["dkim"]["activeSelectors"].as_array().cloned().unwrap_or_default();
+        Ok(active.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect())
+    }
+
+    /// The names of the key Secrets.
+    pub async fn key_secrets(&self) -> Result<Vec<String>> {
+        let label = "mail.packetboat.dev/dkim-selector";
+        let text =
+            self.api.kubectl(&["-n", "mail", "get", "secrets", "-l", label, "-o", "name"], None).await?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    /// What both name servers say, one after the other; they must agree.
+    pub async fn record(&self, kind: &str, name: &str) -> Result<String> {
+        let primary = self.bind.answer(self.bind.primary(), kind, name).await?;
+        let secondary = self.bind.answer(self.bind.secondary(), kind, name).await?;
+        ensure!(primary == secondary, "{name}: {primary:?} at one, {secondary:?} at the other");
+        Ok(primary)
+    }
+}
