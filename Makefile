@@ -42,5 +42,6 @@ sim: ## Run the queue's schedule against its model, SEEDS (10000) runs from FIRS
 fuzz: ## Fuzz every parser, FUZZ_SECONDS (30) each
 	@scripts/fuzz
 
-crds: ## Write the CustomResourceDefinitions to k8s/crds
+crds: ## Write the CustomResourceDefinitions to k8s/crds and into the chart
 	$(CARGO) run --quiet --package packetboat -- crds --folder k8s/crds
+	@mkdir -p charts/packetboat/files/crds && cp k8s/crds/*.yaml charts/packetboat/files/crds/

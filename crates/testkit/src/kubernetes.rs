@@ -180,8 +180,11 @@ pub async fn kubectl(kubeconfig: &Path, arguments: &[&str], input: Option<&str>)
     Ok(text)
 }
 
-/// Where a tool is; it is built when it is not there.
-async fn program(name: &str) -> Result<PathBuf> {
+/// Where a tool is that `scripts/kube-tools` knows; it is built when it is not there.
+///
+/// # Errors
+/// When it cannot be built.
+pub async fn program(name: &str) -> Result<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/kube-tools");
     let build = Command::new(script).arg(name).stderr(std::process::Stdio::inherit()).output();
     let output = tokio::time::timeout(BUILD, build).await.context("building Kubernetes tools")??;
