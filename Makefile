@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help demo run tools lint test bench chaos sim fuzz crds
+.PHONY: help demo run tools lint test bench chaos sim fuzz crds image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,3 +45,6 @@ fuzz: ## Fuzz every parser, FUZZ_SECONDS (30) each
 crds: ## Write the CustomResourceDefinitions to k8s/crds and into the chart
 	$(CARGO) run --quiet --package packetboat -- crds --folder k8s/crds
 	@mkdir -p charts/packetboat/files/crds && cp k8s/crds/*.yaml charts/packetboat/files/crds/
+
+image: ## Build the container image: static, from scratch, not root (TAG=packetboat:0.1.0)
+	@scripts/image

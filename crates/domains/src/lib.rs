@@ -8,6 +8,7 @@ pub mod duration;
 mod folder;
 mod index;
 mod key;
+mod rules;
 mod status;
 pub mod types;
 mod validate;
@@ -25,6 +26,7 @@ use kube::CustomResourceExt;
 pub fn crds() -> Vec<serde_json::Value> {
     let mut crd = serde_json::to_value(MailDomain::crd()).unwrap_or_default();
     forget_closed_objects(&mut crd);
+    rules::add_to(&mut crd);
     vec![crd]
 }
 

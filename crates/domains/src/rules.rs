@@ -1,0 +1,128 @@
+//! What the API server refuses of a MailDomain by itself: limits, closed lists and rules in CEL, each with a
+//! sentence for the person who wrote it. The rest is found by the operator, and told in the status.
+
+use serde_json::{Value, json};
+
+/// Where the spec's schema is in a CRD.
+const SPEC: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+
+/// Adds the limits and rules to the CRD of MailDomain.
+pub(crate) fn add_to(crd: &mut Value) {
+    for (path, more) in limits() {
+        let pointer = path.split('.').filter(|part| !part.is_empty()).fold(
+            SPEC.to_owned(),
+            |pointer, part| match part {
+                "[]" => pointer + "/items",
+                part => pointer + "/properties/" + part,
+            },
+        );
+        let Some(Value::Object(schema)) = crd.pointer_mut(&pointer) else { continue };
+        if let Value::Object(more) = more {
+            schema.extend(more);
+        }
+    }
+}
+
+fn rule(rule: &str, message: &str) -> Value {
+    json!({"x-kubernetes-validations": [{"rule": rule, "message": message}]})
+}
+
+/// What is added where; the path is that of the field in the spec.
+fn limits() -> Vec<(&'static str, Value)> {
+    let policies = json!({"enum": ["none", "quarantine", "reject"]});
+    let modes = json!({"enum": ["relaxed", "strict"]});
+    vec![
+        (
+            "",
+            json!({"x-kubernetes-validations": [
+                {
+                    "rule": "!has(self.dns) || !has(self.dns.mode) || self.dns.mode != 'RFC2136' || has(self.dns.rfc2136)",
+                    "message": "dns.mode RFC2136 needs dns.rfc2136 with server and tsig",
+                },
+                {
+                    "rule": "!has(self.deletionPolicy) || self.deletionPolicy != 'Delete' || \
+                        (has(self.dns) && has(self.dns.mode) && self.dns.mode != 'Manual')",
+                    "message": "deletionPolicy Delete needs a dns.mode in which records can be withdrawn",
+                },
+            ]}),
+        ),
+        (
+            "domain",
+            json!({
+                "maxLength": 253,
+                "pattern": "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+                "x-kubernetes-validations": [{
+                    "rule": "self == oldSelf",
+                    "message": "a MailDomain keeps its domain: make another one for another domain",
+                }],
+            }),
+        ),
+        (
+            "mx",
+            json!({
+                "maxItems": 16,
+                "x-kubernetes-validations": [{
+                    "rule": "self.all(a, self.exists_one(b, b.host == a.host))",
+                    "message": "a host stands twice in mx",
+                }],
+            }),
+        ),
+        ("mx.[].host", json!({"maxLength": 253, "minLength": 1})),
+        ("mx.[].preference", json!({"minimum": 0, "maximum": 65535})),
+        (
+            "dkim.algorithms",
+            json!({
+                "maxItems": 2,
+                "x-kubernetes-validations": [{
+                    "rule": "'rsa-sha256' in self",
+                    "message": "many receivers know only rsa-sha256: list it too",
+                }],
+            }),
+        ),
+        ("dkim.rsaBits", json!({"enum": [2048, 3072, 4096]})),
+        ("dkim.selectorTemplate", json!({"maxLength": 40, "pattern": "^[a-z0-9{}-]+$"})),
+        ("dkim.imported", json!({"maxItems": 16})),
+        (
+            "dkim.rotation",
+            rule(
+                "!has(self.interval) || !has(self.minPropagation) || \
+                duration(self.interval) > duration(self.minPropagation)",
+                "rotation.interval must be longer than rotation.minPropagation",
+            ),
+        ),
+        (
+            "dkim.delegation",
+            rule("!self.cname || self.slots >= 2", "CNAME delegation needs at least two slots"),
+        ),
+        ("dmarc.policy", policies.clone()),
+        ("dmarc.subdomainPolicy", policies),
+        ("dmarc.adkim", modes.clone()),
+        ("dmarc.aspf", modes),
+        ("spf.all", json!({"enum": ["-all", "~all", "?all"]})),
+        ("mtaSts.mode", json!({"enum": ["none", "testing", "enforce"]})),
+        ("mtaSts.maxAge", json!({"minimum": 86_400, "maximum": 31_557_600})),
+        ("dns.ttl", json!({"minimum": 60, "maximum": 86_400})),
+        ("dns.rfc2136.tsig.algorithm", json!({"enum": ["hmac-sha256", "hmac-sha384", "hmac-sha512"]})),
+        ("inbound.recipients.addresses", json!({"maxItems": 100_000})),
+        ("outbound.ratePerMinute", json!({"minimum": 1})),
+        ("outbound.weight", json!({"minimum": 1, "maximum": 1000})),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_has_a_place() {
+        let crd = &crate::crds()[0];
+        for (path, _) in limits() {
+            let parts = path.split('.').filter(|part| !part.is_empty());
+            let pointer = parts.fold(SPEC.to_owned(), |pointer, part| match part {
+                "[]" => pointer + "/items",
+                part => pointer + "/properties/" + part,
+            });
+            assert!(crd.pointer(&pointer).is_some(), "{path} is no field of the spec");
+        }
+    }
+}

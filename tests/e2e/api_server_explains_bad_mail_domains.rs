@@ -1,0 +1,68 @@
+//! What is wrong with a MailDomain is said by the API server, in a sentence, before anything acts on it.
+
+use anyhow::{Result, ensure};
+use testkit::kubernetes::ApiServer;
+
+const CRD: &str = include_str!("../../k8s/crds/maildomains.yaml");
+
+fn mail_domain(spec: &str) -> String {
+    format!(
+        "apiVersion: mail.packetboat.dev/v1alpha1\nkind: MailDomain\n\
+         metadata: {{name: d, namespace: default}}\nspec: {spec}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rule_speaks() -> Result<()> {
+    let api = ApiServer::start().await?;
+    api.apply(CRD).await?;
+    let established = ["wait", "--for=condition=Established", "crd/maildomains.mail.packetboat.dev"];
+    api.kubectl(&established, None).await?;
+    let dry = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
+    let wrong = [
+        ("{domain: Example.com}", "spec.domain"),
+        ("{domain: localhost}", "spec.domain"),
+        ("{domain: a.test, dns: {mode: RFC2136}}", "dns.mode RFC2136 needs dns.rfc2136"),
+        ("{domain: a.test, deletionPolicy: Delete}", "deletionPolicy Delete needs a dns.mode"),
+        (
+            "{domain: a.test, mx: [{host: m, preference: 1}, {host: m, preference: 2}]}",
+            "a host stands twice in mx",
+        ),
+        ("{domain: a.test, mx: [{host: m, preference: 70000}]}", "spec.mx[0].preference"),
+        ("{domain: a.test, dkim: {algorithms: [ed25519-sha256]}}", "list it too"),
+        ("{domain: a.test, dkim: {rsaBits: 1024}}", "spec.dkim.rsaBits"),
+        ("{domain: a.test, dkim: {selectorTemplate: \"A b\"}}", "spec.dkim.selectorTemplate"),
+        ("{domain: a.test, dkim: {rotation: {interval: 1h, minPropagation: 2h}}}", "must be longer than"),
+        (
+            "{domain: a.test, dkim: {delegation: {cname: true, targetZone: z, slots: 1}}}",
+            "at least two slots",
+        ),
+        ("{domain: a.test, dmarc: {policy: maybe}}", "spec.dmarc.policy"),
+        ("{domain: a.test, dmarc: {policy: none, adkim: s}}", "spec.dmarc.adkim"),
+        ("{domain: a.test, spf: {all: +all}}", "spec.spf.all"),
+        ("{domain: a.test, mtaSts: {mode: always, maxAge: 86400}}", "spec.mtaSts.mode"),
+        ("{domain: a.test, mtaSts: {mode: none, maxAge: 1}}", "spec.mtaSts.maxAge"),
+        ("{domain: a.test, dns: {ttl: 1}}", "spec.dns.ttl"),
+        (
+            "{domain: a.test, dns: {mode: RFC2136, rfc2136: {server: s, tsig: {keyName: k, algorithm: hmac-md5, secretRef: {name: t}}}}}",
+            "hmac-sha256",
+        ),
+        ("{domain: a.test, outbound: {ratePerMinute: 0}}", "spec.outbound.ratePerMinute"),
+        ("{domain: a.test, outbound: {weight: 1001}}", "spec.outbound.weight"),
+        ("{domain: a.test, unknown: 1}", "unknown"),
+    ];
+    for (spec, told) in wrong {
+        match api.kubectl(&dry, Some(&mail_domain(spec))).await {
+            Ok(_) => anyhow::bail!("{spec} is taken"),
+            Err(error) => ensure!(error.to_string().contains(told), "{spec}: {error}"),
+        }
+    }
+    api.apply(&mail_domain("{domain: a.test}")).await?;
+    match api.apply(&mail_domain("{domain: b.test}")).await {
+        Ok(_) => anyhow::bail!("the domain was changed"),
+        Err(error) => ensure!(error.to_string().contains("a MailDomain keeps its domain"), "{error}"),
+    }
+    let found = ["get", "mdom", "-A", "--field-selector", "spec.domain=a.test", "-o", "name"];
+    ensure!(api.kubectl(&found, None).await?.contains("/d"), "it is not found by its domain");
+    Ok(())
+}
