@@ -41,6 +41,40 @@ impl Resolver {
         Ok(None)
     }
 
+    /// The texts of a name, each joined from its strings; none when there are none.
+    ///
+    /// # Errors
+    /// When the look-up fails.
+    pub async fn texts(&self, name: &str) -> Result<Vec<String>, LookupError> {
+        let Some(name) = full_name(name) else { return Ok(Vec::new()) };
+        let Answer::Records(lookup) = self.lookup(name, RecordType::TXT).await? else {
+            return Ok(Vec::new());
+        };
+        let texts = lookup.answers().iter().filter_map(|record| match &record.data {
+            RData::TXT(txt) => {
+                let octets: Vec<u8> = txt.txt_data.iter().flat_map(|string| string.iter().copied()).collect();
+                Some(String::from_utf8_lossy(&octets).into_owned())
+            }
+            _ => None,
+        });
+        Ok(texts.collect())
+    }
+
+    /// The names that an address leads back to (PTR); none when there are none.
+    ///
+    /// # Errors
+    /// When the look-up fails.
+    pub async fn names_of(&self, address: IpAddr) -> Result<Vec<String>, LookupError> {
+        let Answer::Records(lookup) = self.lookup(address.into(), RecordType::PTR).await? else {
+            return Ok(Vec::new());
+        };
+        let names = lookup.answers().iter().filter_map(|record| match &record.data {
+            RData::PTR(name) => Some(name.0.to_ascii().trim_end_matches('.').to_ascii_lowercase()),
+            _ => None,
+        });
+        Ok(names.collect())
+    }
+
     /// The negative time to live of the zone that begins at `name`, if one does.
     async fn start_of_authority(&self, name: &str) -> Result<Option<Duration>, LookupError> {
         let Some(name) = full_name(name) else { return Ok(None) };

@@ -165,6 +165,21 @@ impl Operator {
     }
 }
 
+/// The MailDomain of a domain in the cluster at hand: of one namespace, or of all. Of several the oldest.
+///
+/// # Errors
+/// When the Kubernetes API cannot be found, or refuses.
+pub async fn find(namespace: Option<&str>, domain: &str) -> Result<Option<MailDomain>, Error> {
+    let client = Client::try_default().await.map_err(|cause| Error::NoConfig(Box::new(cause)))?;
+    let api: Api<MailDomain> = match namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    };
+    let wanted = kube::api::ListParams::default().fields(&format!("spec.domain={domain}"));
+    let found = api.list(&wanted).await.map_err(Error::kube("looking for the MailDomain"))?;
+    Ok(found.items.into_iter().min_by_key(|one| one.creation_timestamp()))
+}
+
 /// Waits until the lease is held, or is not. False when nobody tells any more.
 async fn wait_until(leads: &mut tokio::sync::watch::Receiver<bool>, wanted: bool) -> bool {
     leads.wait_for(|leads| *leads == wanted).await.is_ok()

@@ -16,5 +16,5 @@ mod status;
 mod store;
 pub mod update;
 
-pub use controller::{Config, Operator};
+pub use controller::{Config, Operator, find};
 pub use error::Error;

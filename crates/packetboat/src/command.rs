@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Look at the queue of a running process, and work on it
     Queue(Queue),
+    /// Look at a domain: its records, whether they are there, and what is wrong with its mail DNS
+    Domain(Domain),
     /// Print the CustomResourceDefinitions for Kubernetes
     Crds(Crds),
 }
@@ -59,6 +61,44 @@ pub(crate) struct Crds {
     /// Write each to a file of its own in this folder instead
     #[arg(long, value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Domain {
+    #[command(subcommand)]
+    pub(crate) verb: DomainVerb,
+    /// The configuration file: where MailDomains are, and which name servers to ask
+    #[arg(long, value_name = "FILE", global = true, env = "PACKETBOAT_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// A name server to ask, as ADDRESS:PORT; wins over the file and the system's
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    pub(crate) server: Option<SocketAddr>,
+    /// How to print the answer
+    #[arg(short, long, value_enum, global = true, default_value_t)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DomainVerb {
+    /// Show a MailDomain's records, and what the authoritative name servers say of them
+    Show {
+        /// The domain
+        domain: String,
+    },
+    /// Tell everything that is wrong with any domain's mail DNS, and what to do about it; exit code 1 when
+    /// anything is
+    Check {
+        /// The domain
+        domain: String,
+        /// A DKIM selector to look at; may be given again
+        #[arg(long)]
+        selector: Vec<String>,
+    },
+    /// Print the records that a MailDomain should have, ready to be pasted into a zone
+    Records {
+        /// The domain
+        domain: String,
+    },
 }
 
 #[derive(Debug, Args)]

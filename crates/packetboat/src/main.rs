@@ -7,6 +7,7 @@
 mod check;
 mod command;
 mod crds;
+mod domain_command;
 mod queue_command;
 mod report;
 mod roles;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Operator(file) => start::role(settings::Role::Operator, &file.config),
         Command::Check(arguments) => check::run(&arguments),
         Command::Queue(arguments) => queue_command::run(&arguments),
+        Command::Domain(arguments) => domain_command::run(&arguments),
         Command::Crds(arguments) => crds::run(&arguments),
     };
     match outcome {

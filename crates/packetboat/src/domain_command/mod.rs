@@ -1,0 +1,172 @@
+//! `packetboat domain`: what a domain's DNS should say, and what it says.
+
+mod check;
+mod spf;
+
+use anyhow::{Context, Result, bail};
+use comfy_table::{Table, presets};
+use dns::{DnsConfig, Resolver};
+use domains::types::{MailDomainSpec, RecordState};
+use domains::{SecretsWanted, load_folder};
+use operator::keypair::public_key;
+use operator::observe::Observer;
+use operator::record::{PublishedKey, Record, desired};
+use serde::Serialize;
+
+use crate::command::{Domain, DomainVerb, Output};
+use crate::settings::{DomainSource, Settings};
+
+/// Runs one command.
+pub(crate) fn run(arguments: &Domain) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    runtime.block_on(dispatch(arguments))
+}
+
+async fn dispatch(arguments: &Domain) -> Result<()> {
+    let settings = match &arguments.config {
+        Some(file) => Some(Settings::load(file).context("the settings cannot be used")?),
+        None => None,
+    };
+    let resolver = resolver(arguments, settings.as_ref())?;
+    let output = arguments.output;
+    match &arguments.verb {
+        DomainVerb::Records { domain } => records(&declared(settings.as_ref(), domain).await?, output),
+        DomainVerb::Show { domain } => {
+            show(&declared(settings.as_ref(), domain).await?, resolver, output).await
+        }
+        DomainVerb::Check { domain, selector } => check::run(&resolver, domain, selector, output).await,
+    }
+}
+
+fn resolver(arguments: &Domain, settings: Option<&Settings>) -> Result<Resolver> {
+    let mut config = settings.map_or_else(DnsConfig::default, |settings| settings.dns.clone());
+    if let Some(server) = arguments.server {
+        config.servers = vec![server];
+    }
+    Resolver::new(config).context("the resolver cannot be set up")
+}
+
+/// A domain as it is declared, with the keys that are published.
+struct Declared {
+    spec: MailDomainSpec,
+    keys: Vec<PublishedKey>,
+}
+
+/// The MailDomain of a domain: from the folder, or from the cluster.
+async fn declared(settings: Option<&Settings>, domain: &str) -> Result<Declared> {
+    let settings = settings.context("say where MailDomains are: --config FILE")?;
+    match &settings.domains {
+        DomainSource::Folder(folder) => {
+            let wanted = SecretsWanted { submission_users: false, signing_keys: true };
+            let index = load_folder(folder, wanted).context("the MailDomains cannot be used")?;
+            let hosted = index
+                .hosted(domain)
+                .with_context(|| format!("there is no MailDomain for {domain} in {}", folder.display()))?;
+            let publish = |key: &domains::SigningKey| -> Result<PublishedKey> {
+                let public_key = public_key(key.algorithm, &key.private_key)
+                    .with_context(|| format!("the key {} cannot be read", key.selector))?;
+                let (selector, algorithm) = (key.selector.clone(), key.algorithm);
+                Ok(PublishedKey { selector, algorithm, public_key: Some(public_key) })
+            };
+            let keys = hosted.signing_keys.iter().map(publish).collect::<Result<_>>()?;
+            Ok(Declared { spec: hosted.spec.clone(), keys })
+        }
+        DomainSource::Kubernetes { namespace } => {
+            let found = operator::find(namespace.as_deref(), domain).await?;
+            let found =
+                found.with_context(|| format!("there is no MailDomain for {domain} in the cluster"))?;
+            // The keys are the operator's: what they publish is in the status.
+            let records = found.status.map(|status| status.records).unwrap_or_default();
+            let mut spec = found.spec;
+            spec.dkim = None;
+            let keys =
+                records.iter().filter(|record| record.purpose == "dkim").filter_map(published).collect();
+            Ok(Declared { spec, keys })
+        }
+    }
+}
+
+/// A key as a status tells of it.
+fn published(record: &domains::types::RecordStatus) -> Option<PublishedKey> {
+    let selector = record.name.split("._domainkey.").next()?.to_owned();
+    let line = record.zone_lines.first()?;
+    let text: String = line.split('"').skip(1).step_by(2).collect();
+    let tag = |name: &str| text.split(';').find_map(|tag| tag.trim().strip_prefix(name)).map(str::to_owned);
+    let algorithm = match tag("k=").as_deref() {
+        Some("ed25519") => domains::Algorithm::Ed25519Sha256,
+        _ => domains::Algorithm::RsaSha256,
+    };
+    Some(PublishedKey { selector, algorithm, public_key: tag("p=").filter(|key| !key.is_empty()) })
+}
+
+/// A record as programs are told.
+#[derive(Serialize)]
+struct Told<'a> {
+    purpose: &'static str,
+    name: &'a str,
+    r#type: &'static str,
+    lines: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<RecordState>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    observed: Vec<String>,
+}
+
+fn told(record: &Record) -> Told<'_> {
+    Told {
+        purpose: record.purpose.key(),
+        name: &record.name,
+        r#type: record.record_type(),
+        lines: record.zone_lines(),
+        state: None,
+        observed: Vec::new(),
+    }
+}
+
+fn records(declared: &Declared, output: Output) -> Result<()> {
+    let records = desired(&declared.spec, &declared.keys);
+    match output {
+        Output::Json => {
+            println!("{}", serde_json::to_string_pretty(&records.iter().map(told).collect::<Vec<_>>())?)
+        }
+        Output::Table => records.iter().flat_map(Record::zone_lines).for_each(|line| println!("{line}")),
+    }
+    Ok(())
+}
+
+async fn show(declared: &Declared, resolver: Resolver, output: Output) -> Result<()> {
+    let observer = Observer::new(resolver);
+    let authorities = observer.authorities(&declared.spec).await?;
+    let records = desired(&declared.spec, &declared.keys);
+    let mut all = Vec::with_capacity(records.len());
+    for record in &records {
+        let seen = observer.look(&authorities, record).await;
+        all.push(Told { state: Some(seen.state), observed: seen.observed, ..told(record) });
+    }
+    let wrong = all.iter().filter(|one| one.state != Some(RecordState::Verified)).count();
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&all)?),
+        Output::Table => {
+            let servers: Vec<String> = authorities.servers.iter().map(ToString::to_string).collect();
+            println!("zone {}, asked at {}\n", authorities.zone, servers.join(", "));
+            let mut table = Table::new();
+            table.load_style(presets::NOTHING);
+            table.set_header(["RECORD", "TYPE", "STATE", "INSTEAD"]);
+            for one in &all {
+                let state = one.state.map(|state| format!("{state:?}")).unwrap_or_default();
+                table.add_row([one.name, one.r#type, &state, &one.observed.join(" | ")]);
+            }
+            println!("{table}");
+            for one in all.iter().filter(|one| one.state != Some(RecordState::Verified)) {
+                one.lines.iter().for_each(|line| println!("\npublish: {line}"));
+            }
+        }
+    }
+    if wrong > 0 {
+        bail!("{wrong} of {} record sets are not as they should be", all.len());
+    }
+    Ok(())
+}
