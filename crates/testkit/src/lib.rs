@@ -21,5 +21,6 @@ pub mod otlp;
 pub mod postfix;
 pub mod process;
 pub mod redis;
+pub mod redis_groups;
 pub mod smtp;
 pub mod wait;

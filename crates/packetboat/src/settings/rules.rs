@@ -20,7 +20,7 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
         let text = "certificate and key go together: set both, or neither for a self-signed certificate";
         reader.problem(&Path::of("tls"), text);
     }
-    if settings.queue.backend == Backend::Redis && settings.queue.redis.url.is_none() {
+    if settings.queue.backend == Backend::Redis && !settings.queue.redis.is_placed() {
         let text = "the backend redis needs the server's URL, as in redis: {url: \"redis://127.0.0.1:6379\"}";
         reader.problem(&Path::of("queue.redis.url"), text);
     }

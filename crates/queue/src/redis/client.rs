@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use message::QueueId;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{FromRedisValue, IntoConnectionInfo, Script, ScriptInvocation};
+use redis::{FromRedisValue, Script, ScriptInvocation};
 use tokio::time::timeout;
 
 use super::config::Config;
+use super::link::Link;
 use crate::QueueError;
 
 /// Connections to the server; each carries many calls at a time.
@@ -89,9 +89,9 @@ pub(super) fn shard_of_name(name: &str, shards: usize) -> usize {
 
 /// The server.
 pub(super) struct Client {
-    connections: Vec<ConnectionManager>,
+    connections: Vec<Link>,
     /// For calls that wait for replicas: they hold up what follows them on their connection.
-    waiting: Vec<ConnectionManager>,
+    waiting: Vec<Link>,
     turn: AtomicUsize,
     scripts: [Script; SCRIPTS],
     tags: Vec<String>,
@@ -103,24 +103,19 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) async fn connect(config: &Config) -> Result<Self, QueueError> {
-        let url = config.url.as_deref().unwrap_or_default();
-        let info = url.into_connection_info().map_err(|error| QueueError::Unavailable {
-            doing: "reading the URL of the Redis server (queue.redis.url)".to_owned(),
-            cause: Box::new(error),
-        })?;
-        let shown = info.addr().to_string();
-        let connecting = || format!("connecting to Redis at {shown} (queue.redis.url)");
-        let settings = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(config.connect_timeout))
-            .set_response_timeout(Some(config.response_timeout))
-            .set_max_delay(Duration::from_millis(500))
-            .set_number_of_retries(1);
-        let client = redis::Client::open(info).map_err(|error| failed(connecting(), error))?;
+        let shown = config.shown();
+        let connecting = || format!("connecting to Redis at {shown} (queue.redis)");
+        if config.replicas > 0 && !config.cluster.is_empty() {
+            return Err(QueueError::NotDurable(
+                "queue.redis.replicas cannot be asked for over a Cluster: have its servers refuse writes with \
+                 min-replicas-to-write"
+                    .to_owned(),
+            ));
+        }
         let waiting = if config.replicas > 0 { CONNECTIONS } else { 0 };
         let mut connections = Vec::with_capacity(CONNECTIONS + waiting);
         for _ in 0..CONNECTIONS + waiting {
-            let connected = ConnectionManager::new_with_config(client.clone(), settings.clone());
-            let connected = timeout(config.connect_timeout * 2, connected)
+            let connected = timeout(config.connect_timeout * 2, Link::connect(config))
                 .await
                 .map_err(|late| QueueError::Unavailable { doing: connecting(), cause: Box::new(late) })?;
             connections.push(connected.map_err(|error| failed(connecting(), error))?);
@@ -154,7 +149,7 @@ impl Client {
         self.scripts[call as usize].key(&self.tags[shard])
     }
 
-    fn connection(&self) -> ConnectionManager {
+    fn connection(&self) -> Link {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         self.connections[turn % self.connections.len()].clone()
     }
@@ -206,6 +201,18 @@ impl Client {
         self.within(doing, command.query_async(&mut connection)).await
     }
 
+    /// Runs one command on every primary.
+    async fn ask_primaries<T: FromRedisValue>(
+        &self,
+        doing: &str,
+        command: &redis::Cmd,
+    ) -> Result<Vec<T>, QueueError> {
+        let mut connection = self.connection();
+        let answers = self.within(doing, connection.ask_primaries(command)).await?;
+        let parsed = answers.into_iter().map(T::from_redis_value).collect::<Result<_, _>>();
+        parsed.map_err(|error| failed(self.doing(doing), error.into()))
+    }
+
     fn doing(&self, doing: &str) -> String {
         format!("{doing} in Redis at {}", self.shown)
     }
@@ -226,29 +233,34 @@ impl Client {
         let mut faults = Vec::new();
         let mut info = redis::cmd("INFO");
         info.arg("server");
-        let info: String = self.query("asking for the version", info).await?;
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
-        if !new_enough(version) {
-            return Err(QueueError::NotDurable(format!(
-                "Redis at {} is {version:?}, {}.{} or newer is needed",
-                self.shown, OLDEST.0, OLDEST.1
-            )));
+        for info in self.ask_primaries::<String>("asking for the version", &info).await? {
+            let version =
+                info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
+            if !new_enough(version) {
+                return Err(QueueError::NotDurable(format!(
+                    "Redis at {} is {version:?}, {}.{} or newer is needed",
+                    self.shown, OLDEST.0, OLDEST.1
+                )));
+            }
         }
         let mut ask = redis::cmd("CONFIG");
         ask.arg("GET").arg("appendonly").arg("appendfsync").arg("maxmemory-policy");
-        match self.query::<HashMap<String, String>>("asking for the settings", ask).await {
-            Ok(settings) => {
+        match self.ask_primaries::<HashMap<String, String>>("asking for the settings", &ask).await {
+            Ok(all) => {
                 let wanted =
                     [("appendonly", "yes"), ("appendfsync", "always"), ("maxmemory-policy", "noeviction")];
-                for (name, value) in wanted {
-                    let found = settings.get(name).map_or("unknown", String::as_str);
-                    if found != value {
-                        faults.push(format!("{name} is {found}, set it to {value}"));
+                for settings in all {
+                    for (name, value) in wanted {
+                        let found = settings.get(name).map_or("unknown", String::as_str);
+                        if found != value {
+                            faults.push(format!("{name} is {found}, set it to {value}"));
+                        }
                     }
                 }
             }
             Err(error) => faults.push(format!("its settings cannot be read, allow CONFIG GET: {error}")),
         }
+        faults.dedup();
         if faults.is_empty() {
             return Ok(());
         }

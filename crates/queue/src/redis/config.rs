@@ -9,8 +9,13 @@ use serde::Deserialize;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `redis://[user:password@]host:port[/database]`, or `rediss://…` for TLS. It may hold a password
-    /// and is never shown. Required.
+    /// and is never shown. One of this, `cluster` and `sentinel` is required.
     pub url: Option<String>,
+    /// Nodes of a Redis Cluster, as URLs; the others are found through them. Shards are spread over its
+    /// primaries by their hash tags.
+    pub cluster: Vec<String>,
+    /// Sentinels that name the primary; it is followed through failovers.
+    pub sentinel: Option<SentinelConfig>,
     /// Over so many hash slots the queue is spread, 1 to 1024. All processes must agree on it, and it
     /// may not change while there are messages. Default 4.
     pub shards: u32,
@@ -27,10 +32,48 @@ pub struct Config {
     pub require_durable: bool,
 }
 
+/// Sentinels, and what they look after.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SentinelConfig {
+    /// `redis://host:port` of each Sentinel.
+    pub urls: Vec<String>,
+    /// The name under which they know the primary.
+    pub master: String,
+}
+
+impl Config {
+    /// Whether anything says where the queue is.
+    #[must_use]
+    pub fn is_placed(&self) -> bool {
+        self.url.is_some() || !self.cluster.is_empty() || self.sentinel.is_some()
+    }
+
+    /// Where the queue is, without passwords.
+    pub(super) fn shown(&self) -> String {
+        use redis::IntoConnectionInfo;
+        let address = |url: &str| {
+            url.into_connection_info()
+                .map_or_else(|_| "an unreadable URL".to_owned(), |info| info.addr().to_string())
+        };
+        if let Some(sentinel) = &self.sentinel {
+            let urls: Vec<String> = sentinel.urls.iter().map(|url| address(url)).collect();
+            return format!("the primary {} of the Sentinels {}", sentinel.master, urls.join(", "));
+        }
+        if !self.cluster.is_empty() {
+            let nodes: Vec<String> = self.cluster.iter().map(|url| address(url)).collect();
+            return format!("the Cluster of {}", nodes.join(", "));
+        }
+        self.url.as_deref().map_or_else(|| "no URL".to_owned(), address)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             url: None,
+            cluster: Vec::new(),
+            sentinel: None,
             shards: 4,
             replicas: 0,
             connect_timeout: Duration::from_secs(3),

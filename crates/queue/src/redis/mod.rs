@@ -7,6 +7,7 @@
 
 mod client;
 mod config;
+mod link;
 mod operators;
 mod rows;
 
@@ -21,7 +22,7 @@ use message::QueueId;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-pub use config::Config;
+pub use config::{Config, SentinelConfig};
 
 use self::client::{Call, Client, shard_of, shard_of_name};
 use self::rows::Row;

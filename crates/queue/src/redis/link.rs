@@ -1,0 +1,138 @@
+//! One connection to where the queue is: a server, the primary that Sentinels name, or a Cluster.
+
+use std::sync::Arc;
+
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
+use redis::sentinel::{SentinelClient, SentinelServerType};
+use redis::{AsyncConnectionConfig, Cmd, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, Value};
+use tokio::sync::Mutex;
+
+use super::config::Config;
+
+/// A connection; clones share it.
+#[derive(Clone)]
+pub(super) enum Link {
+    Server(ConnectionManager),
+    Cluster(ClusterConnection),
+    Primary(Arc<Primary>),
+}
+
+/// The primary that Sentinels name. When it fails, they are asked anew.
+pub(super) struct Primary {
+    sentinels: Mutex<SentinelClient>,
+    config: AsyncConnectionConfig,
+    connection: Mutex<Option<MultiplexedConnection>>,
+}
+
+impl Primary {
+    async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+        let mut connection = self.connection.lock().await;
+        if let Some(connection) = &*connection {
+            return Ok(connection.clone());
+        }
+        let found = self.sentinels.lock().await.get_async_connection_with_config(&self.config).await?;
+        *connection = Some(found.clone());
+        Ok(found)
+    }
+
+    /// Whether an error says that this is the primary no more, or cannot be reached.
+    async fn learn<T>(&self, outcome: Result<T, RedisError>) -> Result<T, RedisError> {
+        if let Err(error) = &outcome
+            && (error.is_io_error()
+                || error.is_timeout()
+                || error.is_connection_dropped()
+                || error.code().is_some_and(|code| ["READONLY", "MASTERDOWN", "LOADING"].contains(&code)))
+        {
+            *self.connection.lock().await = None;
+        }
+        outcome
+    }
+}
+
+impl Link {
+    /// Connects as the settings say.
+    pub(super) async fn connect(config: &Config) -> Result<Self, RedisError> {
+        let timeouts = (Some(config.connect_timeout), Some(config.response_timeout));
+        if let Some(sentinel) = &config.sentinel {
+            let sentinels = SentinelClient::build(
+                sentinel.urls.clone(),
+                sentinel.master.clone(),
+                None,
+                SentinelServerType::Master,
+            )?;
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(timeouts.0)
+                .set_response_timeout(timeouts.1);
+            let primary = Primary { sentinels: Mutex::new(sentinels), config, connection: Mutex::default() };
+            primary.connection().await?;
+            return Ok(Self::Primary(Arc::new(primary)));
+        }
+        if !config.cluster.is_empty() {
+            let client = ClusterClientBuilder::new(config.cluster.iter().map(String::as_str))
+                .connection_timeout(config.connect_timeout)
+                .response_timeout(config.response_timeout)
+                .retries(3)
+                .build()?;
+            return Ok(Self::Cluster(client.get_async_connection().await?));
+        }
+        let info = config.url.as_deref().unwrap_or_default().into_connection_info()?;
+        let settings = ConnectionManagerConfig::new()
+            .set_connection_timeout(timeouts.0)
+            .set_response_timeout(timeouts.1)
+            .set_max_delay(std::time::Duration::from_millis(500))
+            .set_number_of_retries(1);
+        let client = redis::Client::open(info)?;
+        Ok(Self::Server(ConnectionManager::new_with_config(client, settings).await?))
+    }
+
+    /// Asks every primary; one answer for each.
+    pub(super) async fn ask_primaries(&mut self, command: &Cmd) -> Result<Vec<Value>, RedisError> {
+        match self {
+            Self::Cluster(cluster) => {
+                let all = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+                match cluster.route_command(command.clone(), all).await? {
+                    Value::Map(answers) => Ok(answers.into_iter().map(|(_, answer)| answer).collect()),
+                    Value::Array(answers) => Ok(answers),
+                    other => Ok(vec![other]),
+                }
+            }
+            _ => Ok(vec![self.req_packed_command(command).await?]),
+        }
+    }
+}
+
+impl ConnectionLike for Link {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Server(connection) => connection.req_packed_command(cmd),
+            Self::Cluster(connection) => connection.req_packed_command(cmd),
+            Self::Primary(primary) => Box::pin(async move {
+                let mut connection = primary.connection().await?;
+                primary.learn(connection.req_packed_command(cmd).await).await
+            }),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Server(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Primary(primary) => Box::pin(async move {
+                let mut connection = primary.connection().await?;
+                primary.learn(connection.req_packed_commands(pipeline, offset, count).await).await
+            }),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        0
+    }
+}
