@@ -50,7 +50,9 @@ impl AcceptError {
             Self::FrameTimeout => ErrorCode::DeadlineExceeded,
             Self::Contract(_) => ErrorCode::InvalidArgument,
             Self::TooLong(_) | Self::NoMemory => ErrorCode::ResourceExhausted,
-            Self::Queue(QueueError::Unavailable { .. } | QueueError::NotDurable(_)) => ErrorCode::Unavailable,
+            Self::Queue(
+                QueueError::Unavailable { .. } | QueueError::NotDurable(_) | QueueError::Mismatch(_),
+            ) => ErrorCode::Unavailable,
             Self::Queue(_) => ErrorCode::Internal,
         }
     }

@@ -190,6 +190,12 @@ pub(crate) enum Verb {
         #[arg(long, conflicts_with = "once")]
         forget: bool,
     },
+    /// Make the queue again from its object store, after Redis was lost; --config is required
+    Rebuild {
+        /// The queue may hold entries: what is missing is added to them
+        #[arg(long)]
+        merge: bool,
+    },
     /// Remove a message from the queue; its sender gets no bounce
     Remove {
         /// The queue id, or that of one entry (ID.N)

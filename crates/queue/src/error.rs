@@ -35,4 +35,7 @@ pub enum QueueError {
     /// The store refuses to be used at the durability asked for.
     #[error("the queue store does not meet the durability asked for: {0}")]
     NotDurable(String),
+    /// The queue and the spool it is to be used with do not belong together, or one of them was lost.
+    #[error("the queue and its spool do not fit: {0}")]
+    Mismatch(String),
 }

@@ -15,6 +15,7 @@ mod operator;
 mod outbox;
 mod policy;
 pub mod redis;
+pub mod spool;
 
 use std::time::Duration;
 

@@ -102,6 +102,8 @@ pub struct Settings {
     pub admin: SocketAddr,
     /// The Redis URL of the queue; without it the queue is embedded.
     pub redis: Option<String>,
+    /// The URL of the object store in which contents lie; without it they are in the queue.
+    pub spool: Option<String>,
     /// The port of remote servers.
     pub outbound_port: u16,
     /// The first retry comes after this.
@@ -143,7 +145,10 @@ impl Settings {
         if matches!(self.role, Role::All | Role::Delivery) {
             match &self.redis {
                 Some(url) => {
-                    let _ = writeln!(yaml, "queue: {{backend: redis, redis: {{url: \"{url}\"}}}}");
+                    let _ = writeln!(yaml, "queue:\n  backend: redis\n  redis: {{url: \"{url}\"}}");
+                    if let Some(spool) = &self.spool {
+                        let _ = writeln!(yaml, "  spool: {{object_store: {{url: \"{spool}\"}}}}");
+                    }
                 }
                 None => yaml.push_str("queue: {backend: embedded}\n"),
             }
@@ -237,6 +242,7 @@ impl Site {
             submissions: net::free_address()?,
             admin: net::free_address()?,
             redis: None,
+            spool: None,
             outbound_port: 25,
             retry_initial: "1s",
             retry_max_age: "120s",

@@ -71,6 +71,16 @@ impl RedisServer {
         }
     }
 
+    /// Deletes what the server has on its disk. It must have been ended.
+    pub fn lose_data(&self) -> Result<()> {
+        anyhow::ensure!(self.child.is_none(), "the server still runs");
+        for entry in std::fs::read_dir(self.folder.path())? {
+            let path = entry?.path();
+            if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
+        }
+        Ok(())
+    }
+
     /// The server's process; none while it is ended.
     pub fn child(&self) -> Option<&Child> {
         self.child.as_ref()

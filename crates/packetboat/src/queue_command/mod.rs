@@ -4,6 +4,7 @@ mod bulk;
 mod client;
 mod follow;
 mod print;
+mod rebuild;
 
 use anyhow::{Context, Result};
 use queue::{Entry, Ledger, MessageRecord};
@@ -78,6 +79,9 @@ pub(crate) fn run(arguments: &Queue) -> Result<()> {
 }
 
 async fn dispatch(arguments: &Queue) -> Result<()> {
+    if let Verb::Rebuild { merge } = arguments.verb {
+        return rebuild::run(arguments.config.as_deref(), merge).await;
+    }
     let client = Client::new(address(arguments)?);
     let output = arguments.output;
     match &arguments.verb {
@@ -136,6 +140,8 @@ async fn dispatch(arguments: &Queue) -> Result<()> {
         Verb::Events { reader, once, forget } => {
             follow::events(&client, reader, *once, *forget, output).await
         }
+        // Answered above: there is no process to ask.
+        Verb::Rebuild { .. } => Ok(()),
         Verb::Remove { id } => {
             let answer = client.delete(&format!("messages/{}?by={}", escaped(id), escaped(&by()))).await?;
             show(answer, output, |moved: Moved| {

@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::services::{Process, Services};
 use crate::settings::{Role, Settings};
 
-pub(crate) use parts::peer_tls;
+pub(crate) use parts::{connect_index, peer_tls};
 
 /// Builds what a role runs, and starts it.
 ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use admin::{Admin, Check};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use delivery::outbound::Outbound;
 use delivery::{DeliveryService, Deps};
 use domains::{Domains, SecretsWanted, watch_cluster, watch_folder};
@@ -15,6 +15,7 @@ use proto::{Delivery, PeerTls, Verifier};
 use queue::Queue;
 use queue::embedded::EmbeddedQueue;
 use queue::redis::RedisQueue;
+use queue::spool::{Index, SpooledQueue};
 use tls::ServerTls;
 
 use crate::services::Process;
@@ -62,10 +63,28 @@ pub(super) async fn open_queue(settings: &Settings) -> Result<Arc<dyn Queue>> {
             Ok(Arc::new(queue))
         }
         Backend::Redis => {
-            let queue = RedisQueue::connect(&settings.queue.redis).await;
-            Ok(Arc::new(queue.context("the queue cannot be used")?))
+            let index: Arc<dyn Index> = Arc::new(connect_index(settings).await?);
+            match &settings.queue.spool {
+                Some(spool) => {
+                    let queue = SpooledQueue::open(index, spool).await;
+                    Ok(Arc::new(queue.context("the queue cannot be used with its spool (queue.spool)")?))
+                }
+                None => {
+                    let spooled = index.mark().await.context("the queue cannot be used")?.is_some();
+                    ensure!(
+                        !spooled,
+                        "the messages of this queue lie in an object store: name it in queue.spool"
+                    );
+                    Ok(index)
+                }
+            }
         }
     }
+}
+
+/// The queue in Redis, without its spool.
+pub(crate) async fn connect_index(settings: &Settings) -> Result<RedisQueue> {
+    RedisQueue::connect(&settings.queue.redis).await.context("the queue cannot be used")
 }
 
 /// Makes the data folder. What lies in it is mail: nobody else may read it.

@@ -16,6 +16,9 @@ const WIRE: &[&str] = &["endpoint", "endpoints", "listen"];
 /// The same for delivery, with a key whose place is elsewhere.
 const DELIVERY: &[&str] = &["endpoint", "endpoints", "listen", "retry"];
 
+/// A message may be on its way into the queue for this long, and must not be taken for an orphan.
+const SHORTEST_ORPHAN_AGE: std::time::Duration = std::time::Duration::from_secs(3600);
+
 /// Where the queue is kept.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct QueueSettings {
@@ -23,6 +26,8 @@ pub(crate) struct QueueSettings {
     pub(crate) backend: Backend,
     /// The server, for the backend `redis`.
     pub(crate) redis: queue::redis::Config,
+    /// Where the contents of messages lie, when not in the queue itself.
+    pub(crate) spool: Option<queue::spool::Config>,
 }
 
 /// What keeps the queue.
@@ -287,12 +292,42 @@ fn peer_files(reader: &mut Reader, base: &FilePath) -> Option<PeerFiles> {
 fn queue(reader: &mut Reader) -> QueueSettings {
     let section_of_queue: QueueSection = reader.section(&section("queue", &["redis", "spool"]));
     let redis: queue::redis::Config = reader.section(&section("queue.redis", &[]));
-    let spool = Path::of("queue.spool");
-    if reader.has(&spool) && reader.value::<serde_json::Value>(&spool).is_none_or(|kind| kind != "inline") {
-        reader
-            .problem(&spool, "this build keeps message bodies in the queue's own store: write spool: inline");
+    let spool = spool(reader, section_of_queue.backend);
+    QueueSettings { backend: section_of_queue.backend, redis, spool }
+}
+
+/// `inline`, or an object store; that needs a queue which several processes can share.
+fn spool(reader: &mut Reader, backend: Backend) -> Option<queue::spool::Config> {
+    let path = Path::of("queue.spool");
+    let object_store = Path::of("queue.spool.object_store");
+    if !reader.has(&object_store) {
+        if reader.has(&path) && reader.value::<serde_json::Value>(&path).is_none_or(|kind| kind != "inline") {
+            reader.problem(
+                &path,
+                "write spool: inline, or spool: {object_store: {url: \"s3://bucket/prefix\"}}",
+            );
+        }
+        return None;
     }
-    QueueSettings { backend: section_of_queue.backend, redis }
+    let mut config: queue::spool::Config = reader.section(&section("queue.spool.object_store", &[]));
+    if !["s3://", "gs://", "az://", "file:///"].iter().any(|scheme| config.url.starts_with(scheme)) {
+        reader.problem(
+            &object_store.clone().key("url"),
+            "write s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///folder",
+        );
+    }
+    if config.orphan_age < SHORTEST_ORPHAN_AGE {
+        reader.problem(&object_store.key("orphan_age"), "it has to be 1h or longer");
+    }
+    if backend != Backend::Redis {
+        reader.problem(&path, "an object store is for queue.backend: redis; the embedded queue is its own");
+    }
+    let clouds = ["AWS_", "GOOGLE_", "AZURE_"];
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
+    config.environment =
+        variables.filter(|(name, _)| clouds.iter().any(|cloud| name.starts_with(cloud))).collect();
+    Some(config)
 }
 
 fn wire(reader: &mut Reader, service: &str) -> Wire {

@@ -108,7 +108,10 @@ fn each_fault_is_told_with_its_place() {
             "5:18: queue.backend: \"postgres\" is not known here: write embedded or redis",
         ),
         ("admin: {address: localhost}\n", "5:18: admin.address: invalid socket address syntax"),
-        ("queue: {spool: {object_store: {url: s3}}}\n", "5:9: queue.spool: this build keeps message bodies"),
+        (
+            "queue: {spool: {object_store: {url: s3}}}\n",
+            "queue.spool.object_store.url: write s3://bucket/prefix",
+        ),
         ("queue: {backend: redis}\n", "5:1: queue.redis.url: the backend redis needs the server's URL"),
         ("delivery: {retry: {initial: 5m}}\n", "5:12: delivery.retry: write this under outbound.retry"),
         ("delivery: {dispatch: {batch: 0}}\n", "5:23: delivery.dispatch.batch: it must be at least 1"),

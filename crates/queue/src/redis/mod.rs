@@ -7,6 +7,7 @@
 
 mod client;
 mod config;
+mod index;
 mod link;
 mod operators;
 mod rows;
