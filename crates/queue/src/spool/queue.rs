@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use message::{Content, QueueId};
+use message::{Content, QueueId, Standing};
 
 use super::format::{Locator, Note, pack_name, part_name, parts_of, seal, unseal, unsealed};
 use super::{SETTLES_WITHIN, SpooledQueue};
@@ -106,10 +106,12 @@ impl Queue for SpooledQueue {
 
     async fn settle(&self, mut settlement: Settlement) -> Result<(), QueueError> {
         let id = settlement.lease.entry.message;
-        let mut bounced = None;
-        if let Some(bounce) = settlement.bounce.take() {
+        if settlement.recipients.iter().any(|one| matches!(one.standing, Standing::Failed(_))) {
             // Nobody is to be noted as failed by a worker whose word does not count.
             self.shared.index.renew(&settlement.lease, SETTLES_WITHIN).await?;
+        }
+        let mut bounced = None;
+        if let Some(bounce) = settlement.bounce.take() {
             let (about, entries) = (bounce.record.id, bounce.entries.len());
             let (bounce, place) = self.spool(bounce).await?;
             settlement.bounce = Some(bounce);
