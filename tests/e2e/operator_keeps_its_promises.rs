@@ -108,12 +108,36 @@ async fn faults_are_told_and_nothing_is_lost() -> Result<()> {
         text.is_ok_and(|text| text.contains("\"Conflict\"") && !text.contains("mail/example"))
     };
     wait::until_true("the second claim to be refused", STEP, refused).await?;
+    a_refused_claim_takes_nothing_along(&estate).await?;
 
     // Deleted with the policy Retain, its keys stay.
     estate.wait_for("Ready", "True", "Ready").await?;
     estate.api.kubectl(&["-n", "mail", "delete", "mdom", "example", "--timeout=60s"], None).await?;
     ensure!(!estate.key_secrets().await?.is_empty(), "the keys went with their domain");
+
+    // Whoever waited for the domain has it now, long before its next look is due.
+    let holds = async || {
+        let text = estate.api.kubectl(&["-n", "other", "get", "mdom", "mine", "-o", "json"], None).await;
+        text.is_ok_and(|text| text.contains("\"Claimed\""))
+    };
+    wait::until_true("the second claim to be taken up", STEP, holds).await?;
     ensure!(!second.log().contains("panicked"), "{}", second.log());
+    Ok(())
+}
+
+/// A claim in the same namespace that lost is deleted with the policy Delete: the holder's keys stay.
+async fn a_refused_claim_takes_nothing_along(estate: &Estate) -> Result<()> {
+    let signing = estate.active().await?;
+    let rival = estate.mail_domain(KEYS).replace("name: example,", "name: rival,");
+    estate.api.apply(&format!("{rival}  deletionPolicy: Delete\n")).await?;
+    let refused = async || {
+        let text = estate.api.kubectl(&["-n", "mail", "get", "mdom", "rival", "-o", "json"], None).await;
+        text.is_ok_and(|text| text.contains("\"Conflict\""))
+    };
+    wait::until_true("the rival to be refused", STEP, refused).await?;
+    estate.api.kubectl(&["-n", "mail", "delete", "mdom", "rival", "--timeout=60s"], None).await?;
+    estate.wait_for("Ready", "True", "Ready").await?;
+    ensure!(estate.active().await? == signing, "the holder's keys went with the rival");
     Ok(())
 }
 

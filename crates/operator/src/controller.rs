@@ -12,6 +12,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::finalizer::{Error as FinalizerError, Event as Finalizer, finalizer};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::Config as Watch;
 use kube::{Client, ResourceExt};
 use kube_lease_manager::LeaseManagerBuilder;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::observe::Observer;
-use crate::reconcile::{Context, told};
+use crate::reconcile::{Context, age, told};
 use crate::store::MANAGER;
 
 /// What holds a MailDomain until its keys and records are seen to.
@@ -145,6 +146,11 @@ impl Operator {
             .owns(self.api::<Secret>(), Watch::default().labels(domains::SELECTOR_LABEL))
             .owns(self.api::<ConfigMap>(), Watch::default().labels(domains::SELECTOR_LABEL))
             .graceful_shutdown_on(shutdown.cancelled_owned());
+        // Whoever waits for a domain is looked at again as soon as its holder changes or goes.
+        let all = controller.store();
+        let controller = controller.watches(self.api::<MailDomain>(), Watch::default(), move |changed| {
+            rivals(&changed, &all.state())
+        });
         let reporter = Reporter { controller: MANAGER.to_owned(), instance: None };
         let context = Arc::new(Context {
             client: self.client.clone(),
@@ -163,6 +169,16 @@ impl Operator {
             })
             .await;
     }
+}
+
+/// The other objects that name the domain of one that changed or went.
+fn rivals(changed: &MailDomain, all: &[Arc<MailDomain>]) -> Vec<ObjectRef<MailDomain>> {
+    let rivals = all
+        .iter()
+        .filter(|other| other.spec.domain == changed.spec.domain && other.uid() != changed.uid())
+        // Only who comes after it can gain anything: no two of them wake each other for ever.
+        .filter(|other| age(changed) < age(other));
+    rivals.map(|other| ObjectRef::from_obj(other.as_ref())).collect()
 }
 
 /// The MailDomain of a domain in the cluster at hand: of one namespace, or of all. Of several the oldest.
@@ -205,7 +221,7 @@ async fn reconcile(domain: Arc<MailDomain>, context: Arc<Context>) -> Result<Act
 
 async fn apply(domain: &MailDomain, context: &Context, api: &Api<MailDomain>) -> Result<Action, Error> {
     let outcome = context.advance(domain).await?;
-    context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&domain.name_any());
+    forget_failures(context, domain);
     let status = outcome.findings.status(domain, Timestamp::now());
     if domain.status.as_ref() != Some(&status) {
         write_status(domain, &status, api).await?;
@@ -233,22 +249,38 @@ async fn write_status(
 
 async fn clean_up(domain: &MailDomain, context: &Context) -> Result<Action, Error> {
     match context.clean_up(domain).await {
-        Ok(()) => Ok(Action::await_change()),
-        Err(error) if failures(context, domain) >= CLEAN_UP_TRIES => {
+        Ok(()) => {
+            forget_failures(context, domain);
+            Ok(Action::await_change())
+        }
+        // `on_error` counts this failure.
+        Err(error) if failures(context, domain) + 1 >= CLEAN_UP_TRIES => {
             let text = format!("{}; the object is let go all the same", told(&error));
             context.warn(domain, "CleanUpFailed", text).await;
+            forget_failures(context, domain);
             Ok(Action::await_change())
         }
         Err(error) => Err(error),
     }
 }
 
-/// Failures in a row of a domain, this one counted.
+/// Failures in a row of a domain. By UID: names recur in other namespaces.
 fn failures(context: &Context, domain: &MailDomain) -> u32 {
+    let failures = context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    failures.get(&domain.uid().unwrap_or_default()).copied().unwrap_or(0)
+}
+
+/// Counts one more failure.
+fn count_failure(context: &Context, domain: &MailDomain) -> u32 {
     let mut failures = context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let count = failures.entry(domain.name_any()).or_insert(0);
-    *count += 1;
+    let count = failures.entry(domain.uid().unwrap_or_default()).or_insert(0);
+    *count = count.saturating_add(1);
     *count
+}
+
+fn forget_failures(context: &Context, domain: &MailDomain) {
+    let mut failures = context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    failures.remove(&domain.uid().unwrap_or_default());
 }
 
 fn on_error(domain: Arc<MailDomain>, error: &FinalizerError<Error>, context: Arc<Context>) -> Action {
@@ -257,7 +289,7 @@ fn on_error(domain: Arc<MailDomain>, error: &FinalizerError<Error>, context: Arc
         _ => "finalizer",
     };
     metrics::counter!("packetboat_operator_reconcile_errors_total", "category" => category).increment(1);
-    let count = failures(&context, &domain);
+    let count = count_failure(&context, &domain);
     let wait = (FIRST_WAIT * 2_u32.saturating_pow(count.min(10))).min(LONGEST_WAIT);
     tracing::warn!(domain = domain.spec.domain, error = told(error), ?wait, "reconciliation failed");
     Action::requeue(wait)

@@ -38,7 +38,7 @@ pub(crate) struct Context {
     pub(crate) domains: Store<MailDomain>,
     /// The `rotate-now` values that were acted upon, by object.
     pub(crate) rotated: std::sync::Mutex<HashMap<String, String>>,
-    /// Rounds in a row that failed, by object.
+    /// Rounds in a row that failed, by UID.
     pub(crate) failures: std::sync::Mutex<HashMap<String, u32>>,
 }
 
@@ -48,9 +48,13 @@ pub(crate) struct Outcome {
     pub(crate) again: Duration,
 }
 
+/// By what the older of two MailDomains is told: it has the domain.
+pub(crate) fn age(one: &MailDomain) -> impl Ord + use<> {
+    (one.creation_timestamp(), one.namespace(), one.name_any())
+}
+
 /// Whether another, older MailDomain has the same domain.
 fn is_claimed_by_another(domain: &MailDomain, all: &[Arc<MailDomain>]) -> bool {
-    let age = |one: &MailDomain| (one.creation_timestamp(), one.namespace(), one.name_any());
     all.iter().any(|other| {
         other.spec.domain == domain.spec.domain
             && other.uid() != domain.uid()
@@ -284,6 +288,10 @@ impl Context {
     /// Takes back, or leaves, what was made for a domain that goes. What cannot be taken back is told.
     pub(crate) async fn clean_up(&self, domain: &MailDomain) -> Result<(), Error> {
         use domains::types::DeletionPolicy;
+        if is_claimed_by_another(domain, &self.domains.state()) {
+            // Nothing was made for this one: the keys in its namespace may be those of the domain's holder.
+            return Ok(());
+        }
         let store = self.key_store(domain);
         let keys = store.list(domain).await?;
         if domain.spec.deletion_policy == DeletionPolicy::Retain {
@@ -386,7 +394,8 @@ fn again(
             _ => return None,
         };
         let lasted: Duration = now.duration_since(stored.key.since).try_into().unwrap_or_default();
-        Some(lasts.saturating_sub(lasted))
+        // What stays long overdue does not wait for time: a rotation by hand, say, waits for a person.
+        (lasted < lasts.saturating_add(LONGEST)).then(|| lasts.saturating_sub(lasted))
     });
     due.min().unwrap_or(interval).clamp(SHORTEST, interval.max(SHORTEST))
 }
@@ -402,3 +411,7 @@ pub(crate) fn told(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;
