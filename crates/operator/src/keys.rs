@@ -32,6 +32,8 @@ pub struct Key {
     pub created: Timestamp,
     /// Looks in a row that did not show its record while it was active.
     pub missed: u32,
+    /// Which of its domain's keys came to sign when: the highest number is the newest, whatever clocks say.
+    pub turn: u32,
 }
 
 /// What the authoritative name servers show of a key's record.
@@ -90,10 +92,27 @@ pub fn plan(
     orders: &Orders,
 ) -> Vec<Action> {
     let mut actions = Vec::new();
+    let signs = |algorithm: Algorithm| {
+        keys.iter().any(|key| key.stage == Stage::Active && key.algorithm == algorithm)
+    };
     for algorithm in [Algorithm::RsaSha256, Algorithm::Ed25519Sha256] {
         let own: Vec<&Key> = keys.iter().filter(|key| key.algorithm == algorithm).collect();
         let wanted = dkim.algorithms.contains(&algorithm) && dkim.rotation.enabled;
-        plan_algorithm(now, dkim, settled, automatic, wanted, algorithm, &own, &seen, orders, &mut actions);
+        // One that is asked for no more ceases to sign once one that is asked for does.
+        let dropped =
+            !dkim.algorithms.contains(&algorithm) && dkim.algorithms.iter().any(|other| signs(*other));
+        plan_algorithm(
+            now,
+            dkim,
+            settled,
+            automatic,
+            (wanted, dropped),
+            algorithm,
+            &own,
+            &seen,
+            orders,
+            &mut actions,
+        );
     }
     actions
 }
@@ -104,7 +123,7 @@ fn plan_algorithm(
     dkim: &Dkim,
     settled: Duration,
     automatic: bool,
-    wanted: bool,
+    (wanted, dropped): (bool, bool),
     algorithm: Algorithm,
     keys: &[&Key],
     seen: impl Fn(&str) -> Seen,
@@ -113,7 +132,7 @@ fn plan_algorithm(
 ) {
     let in_stage = |stage: Stage| keys.iter().filter(move |key| key.stage == stage);
     let coming = keys.iter().any(|key| key.stage < Stage::Active);
-    let newest_active = in_stage(Stage::Active).max_by_key(|key| (key.since, &key.selector));
+    let newest_active = in_stage(Stage::Active).max_by_key(|key| (key.turn, key.since, &key.selector));
     let revoked = |key: &Key| orders.revoke.as_deref() == Some(key.selector.as_str());
     let due = newest_active.is_some_and(|key| {
         let old = automatic && lasted(key, now) >= dkim.rotation.interval;
@@ -125,6 +144,9 @@ fn plan_algorithm(
     let fallback = in_stage(Stage::Retiring)
         .filter(|key| seen(&key.selector) == Seen::Yes && !revoked(key))
         .max_by_key(|key| key.since);
+    // The key that signs again, because the one that does is shown no more.
+    let again =
+        newest_active.filter(|key| seen(&key.selector) == Seen::No && key.missed + 1 >= MISSED).and(fallback);
     let mut missed = Vec::new();
     for key in keys {
         match key.stage {
@@ -141,12 +163,12 @@ fn plan_algorithm(
                 let superseded = newest_active.is_some_and(|newest| newest.selector != key.selector);
                 if revoked(key) && (superseded || orders.force) {
                     actions.push(to(key, Stage::Revoked));
-                } else if superseded {
+                } else if superseded || dropped {
                     actions.push(to(key, Stage::Retiring));
                 } else {
-                    match (seen(&key.selector), fallback) {
-                        (Seen::No, Some(fallback)) if key.missed + 1 >= MISSED => {
-                            actions.push(to(fallback, Stage::Active));
+                    match (seen(&key.selector), again) {
+                        (Seen::No, Some(again)) => {
+                            actions.push(to(again, Stage::Active));
                             actions.push(to(key, Stage::Publishing));
                         }
                         (Seen::No, _) if key.missed < MISSED => {
@@ -160,8 +182,11 @@ fn plan_algorithm(
                 }
             }
             // Without a key that signs, one that retires may be needed again.
+            Stage::Retiring if again.is_some_and(|again| again.selector == key.selector) => {}
             Stage::Retiring if revoked(key) => actions.push(to(key, Stage::Revoked)),
-            Stage::Retiring if newest_active.is_some() && lasted(key, now) >= dkim.rotation.retire_after => {
+            Stage::Retiring
+                if (newest_active.is_some() || dropped) && lasted(key, now) >= dkim.rotation.retire_after =>
+            {
                 actions.push(to(key, Stage::Revoked));
             }
             Stage::Revoked if lasted(key, now) >= dkim.rotation.revoke_for => {

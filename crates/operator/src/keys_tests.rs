@@ -77,11 +77,16 @@ impl World {
                     since,
                     created,
                     missed: 0,
+                    turn: 0,
                 });
             }
             Action::Move(selector, stage) => {
+                let newest = self.keys.iter().map(|key| key.turn).max().unwrap_or(0);
                 let key = self.keys.iter_mut().find(|key| key.selector == selector).unwrap();
                 let before = key.stage;
+                if stage == Stage::Active {
+                    key.turn = newest + 1;
+                }
                 let back = matches!(
                     (before, stage),
                     (Stage::Propagating | Stage::Active, Stage::Publishing)
@@ -206,6 +211,44 @@ fn without_a_new_key_the_old_one_goes_on() {
     assert_eq!(world.active().len(), 1);
 }
 
+#[test]
+fn a_clock_that_is_set_back_retires_nothing_new() {
+    let mut world = World::new();
+    while world.active().is_empty() {
+        world.step(|_| Seen::Yes);
+        world.now += 10;
+    }
+    let old = world.active()[0].selector.clone();
+    world.orders.rotate = true;
+    world.step(|_| Seen::Yes);
+    world.orders.rotate = false;
+    world.now -= 5000;
+    for _ in 0..600 {
+        world.step(|_| Seen::Yes);
+        world.now += 10;
+    }
+    assert!(world.active().iter().all(|key| key.selector != old), "the old key came back");
+    // Six rotations by time, and the one that was asked for.
+    assert!(world.used.len() <= 9, "keys are made over and over: {:?}", world.used);
+}
+
+#[test]
+fn an_algorithm_that_is_dropped_ceases_to_sign() {
+    let mut world = World::new();
+    world.dkim.algorithms = vec![RSA, Algorithm::Ed25519Sha256];
+    while world.active().len() < 2 {
+        world.step(|_| Seen::Yes);
+        world.now += 10;
+    }
+    world.dkim.algorithms = vec![RSA];
+    for _ in 0..40 {
+        world.step(|_| Seen::Yes);
+        world.now += 10;
+    }
+    assert!(world.active().iter().all(|key| key.algorithm == RSA));
+    assert!(world.keys.iter().all(|key| key.algorithm == RSA || key.stage == Stage::Revoked));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
@@ -224,7 +267,7 @@ proptest! {
                 _ => Orders::default(),
             };
             world.fails_to_generate = order == 3;
-            world.step(|selector| match (seen, selector.len() % 2) {
+            world.step(|selector| match (seen, selector.bytes().last().unwrap_or(0) % 2) {
                 (Seen::No, 1) => Seen::Yes,
                 _ => seen,
             });

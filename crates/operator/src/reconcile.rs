@@ -205,13 +205,17 @@ impl Context {
                     let pem = made.map_err(|_| keypair::KeyPairError::Generate("new"))??;
                     let (since, created) = (now, now);
                     let stage = Stage::Generated;
-                    let key = Key { selector, algorithm, stage, since, created, missed: 0 };
+                    let key = Key { selector, algorithm, stage, since, created, missed: 0, turn: 0 };
                     self.tell(domain, "KeyGenerated", format!("the key {} was made", key.selector)).await;
                     keys.push(store.create(domain, key, &pem).await?);
                 }
                 Action::Move(selector, stage) => {
+                    let newest = keys.iter().map(|stored| stored.key.turn).max().unwrap_or(0);
                     if let Some(stored) = keys.iter_mut().find(|stored| stored.key.selector == selector) {
                         (stored.key.stage, stored.key.since, stored.key.missed) = (stage, now, 0);
+                        if stage == Stage::Active {
+                            stored.key.turn = newest + 1;
+                        }
                         store.write(domain, stored).await?;
                         let text = format!("the key {selector} is {}", stage.name());
                         self.tell(domain, "KeyStage", text).await;

@@ -22,6 +22,7 @@ fn active_for(time: Duration) -> StoredKey {
         since,
         created: since,
         missed: 0,
+        turn: 0,
     };
     StoredKey { key, object: "s".to_owned(), public_key: None }
 }

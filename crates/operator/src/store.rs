@@ -26,6 +26,8 @@ const CREATED: &str = "mail.packetboat.dev/created-at";
 const ALGORITHM: &str = "mail.packetboat.dev/algorithm";
 /// How many looks in a row did not show an active key's record.
 const MISSED: &str = "mail.packetboat.dev/missed";
+/// Says which of its domain's keys came to sign when.
+const TURN: &str = "mail.packetboat.dev/turn";
 /// The key of a Secret under which the private key lies.
 const PRIVATE_KEY: &str = "tls.key";
 /// Who writes, for server-side apply.
@@ -79,6 +81,7 @@ fn key_of(meta: &ObjectMeta) -> Option<Key> {
         since: time(SINCE)?,
         created: time(CREATED)?,
         missed: annotations.get(MISSED).and_then(|text| text.parse().ok()).unwrap_or(0),
+        turn: annotations.get(TURN).and_then(|text| text.parse().ok()).unwrap_or(0),
     })
 }
 
@@ -91,6 +94,7 @@ fn meta_of(domain: &MailDomain, key: &Key) -> ObjectMeta {
         (CREATED, key.created.to_string()),
         (ALGORITHM, algorithm_name(key.algorithm).to_owned()),
         (MISSED, key.missed.to_string()),
+        (TURN, key.turn.to_string()),
     ];
     let labels = [(SELECTOR_LABEL, key.selector.as_str()), ("app.kubernetes.io/managed-by", MANAGER)];
     let own = |map: &[(&str, String)]| -> BTreeMap<String, String> {
