@@ -177,3 +177,34 @@ async fn an_audit_names_what_does_not_fit() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn rows_of_other_versions_are_read() -> Result<()> {
+    let server = RedisServer::start().await?;
+    let queue = RedisQueue::connect(&Config { shards: 1, ..config(&server) }).await?;
+    let message = common::message("mx:a");
+    let (id, entry) = (message.record.id, format!("{{q:0}}:e:{}.0", message.record.id));
+    queue.accept(message, None).await?;
+    // As a version before there were tenants wrote it, and as a later one may, with fields not known here.
+    tamper(&server, &["HDEL", &entry, "tenant"]).await?;
+    tamper(&server, &["HSET", &entry, "priority", "high"]).await?;
+    let body = format!("{{q:0}}:m:{id}");
+    let mut connection = redis::Client::open(server.url())?.get_multiplexed_async_connection().await?;
+    let record: String = redis::cmd("HGET").arg(&body).arg("record").query_async(&mut connection).await?;
+    let later = record.replacen('{', "{\"not_known_here\":{\"a\":[1]},", 1);
+    tamper(&server, &["HSET", &body, "record", &later, "colour", "blue"]).await?;
+
+    let request = queue::LeaseRequest {
+        worker: "test".to_owned(),
+        max: 10,
+        duration: Duration::from_secs(60),
+        except: Vec::new(),
+    };
+    let leased = queue.lease(request).await?;
+    ensure!(leased.len() == 1 && leased[0].message.id == id && leased[0].entry.tenant.0.is_empty());
+    let recipients = leased[0].entry.recipients.clone();
+    let next = queue::Next::Done(queue::Closing::Delivered);
+    queue.settle(queue::Settlement { lease: leased[0].lease, recipients, next, bounce: None }).await?;
+    ensure!(queue.show(id).await?.is_none() && queue.ledger().await?.unaccounted() == 0);
+    Ok(())
+}

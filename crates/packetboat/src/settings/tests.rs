@@ -109,7 +109,7 @@ fn each_fault_is_told_with_its_place() {
         ),
         ("admin: {address: localhost}\n", "5:18: admin.address: invalid socket address syntax"),
         (
-            "queue: {spool: {object_store: {url: s3}}}\n",
+            "queue: {backend: redis, redis: {url: \"redis://h\"}, spool: {object_store: {url: s3}}}\n",
             "queue.spool.object_store.url: write s3://bucket/prefix",
         ),
         ("queue: {backend: redis}\n", "5:1: queue.redis.url: the backend redis needs the server's URL"),
