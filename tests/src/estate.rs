@@ -109,8 +109,14 @@ impl Estate {
 
     /// What both name servers say, one after the other; they must agree.
     pub async fn record(&self, kind: &str, name: &str) -> Result<String> {
-        let primary = self.bind.answer(self.bind.primary(), kind, name).await?;
-        let secondary = self.bind.answer(self.bind.secondary(), kind, name).await?;
+        // The order of records in a set means nothing.
+        let sorted = |text: String| {
+            let mut lines: Vec<&str> = text.lines().collect();
+            lines.sort_unstable();
+            lines.iter().map(|line| format!("{line}\n")).collect::<String>()
+        };
+        let primary = sorted(self.bind.answer(self.bind.primary(), kind, name).await?);
+        let secondary = sorted(self.bind.answer(self.bind.secondary(), kind, name).await?);
         ensure!(primary == secondary, "{name}: {primary:?} at one, {secondary:?} at the other");
         Ok(primary)
     }
