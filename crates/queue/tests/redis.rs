@@ -142,6 +142,45 @@ async fn a_message_that_too_few_replicas_have_is_withdrawn() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_does_not_sync_is_no_replica() -> Result<()> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/valkey-server");
+    let output = tokio::process::Command::new(script).output().await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let valkey = String::from_utf8(output.stdout)?.trim().to_owned();
+    let primary = RedisServer::start_as([&valkey], &[]).await?;
+    let replica = RedisServer::start_as([&valkey], &[]).await?;
+    replicate(&replica, &primary).await?;
+    let queue = RedisQueue::connect(&Config { replicas: 1, ..config(&primary) }).await?;
+    testkit::wait::until_true("the replica to follow", Duration::from_secs(20), async || {
+        queue.accept(common::message("mx:a"), None).await.is_ok()
+    })
+    .await?;
+    // It still receives every change, and keeps it in memory.
+    set(&replica, "appendonly", "no").await?;
+    let told = queue.accept(common::message("mx:a"), None).await.err().context("it was accepted")?;
+    ensure!(format!("{told:?}").contains("have synced it"), "{told:?}");
+    let lax = Config { replicas: 1, replicas_sync: false, ..config(&primary) };
+    RedisQueue::connect(&lax).await?.accept(common::message("mx:a"), None).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_set_otherwise_later_gets_no_more_mail() -> Result<()> {
+    let server = RedisServer::start().await?;
+    let queue = RedisQueue::connect(&config(&server)).await?;
+    queue.accept(common::message("mx:a"), None).await?;
+    set(&server, "appendfsync", "everysec").await?;
+    let refused = async || matches!(queue.check().await, Err(QueueError::NotDurable(_)));
+    testkit::wait::until_true("the queue to be unready", Duration::from_secs(20), refused).await?;
+    let told = queue.accept(common::message("mx:a"), None).await.err().context("it was accepted")?;
+    ensure!(told.to_string().contains("appendfsync is everysec"), "{told}");
+    ensure!(queue.depth().await?.queued == 1, "what is there goes on");
+    set(&server, "appendfsync", "always").await?;
+    let ready = async || queue.accept(common::message("mx:a"), None).await.is_ok();
+    testkit::wait::until_true("the queue to accept again", Duration::from_secs(20), ready).await
+}
+
 /// Runs a command on the server, behind the queue's back.
 async fn tamper(server: &RedisServer, words: &[&str]) -> Result<()> {
     let mut connection = redis::Client::open(server.url())?.get_multiplexed_async_connection().await?;

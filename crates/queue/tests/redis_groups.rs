@@ -28,7 +28,8 @@ fn in_cluster(cluster: &RedisCluster) -> Config {
 }
 
 fn by_sentinels(group: &RedisSentinels) -> Config {
-    let sentinel = SentinelConfig { urls: group.urls(), master: RedisSentinels::MASTER.to_owned() };
+    let sentinel =
+        SentinelConfig { urls: group.urls(), master: RedisSentinels::MASTER.to_owned(), primary: None };
     Config { sentinel: Some(sentinel), ..quick() }
 }
 
@@ -125,6 +126,20 @@ async fn a_cluster_goes_on_when_a_primary_dies() -> Result<()> {
     let mut cluster = RedisCluster::start().await?;
     let queue = Arc::new(RedisQueue::connect(&in_cluster(&cluster)).await?);
     survives(queue, cluster.kill_a_primary(), "cluster").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_of_a_cluster_are_waited_for() -> Result<()> {
+    let cluster = RedisCluster::start().await?;
+    let one_each = RedisQueue::connect(&Config { replicas: 1, ..in_cluster(&cluster) }).await?;
+    for _ in 0..50 {
+        one_each.accept(common::message("mx:a"), None).await?;
+    }
+    let two_each = RedisQueue::connect(&Config { replicas: 2, ..in_cluster(&cluster) }).await?;
+    let told = two_each.accept(common::message("mx:a"), None).await.err().context("there is one alone")?;
+    ensure!(format!("{told:?}").contains("1 of 2 replicas"), "{told:?}");
+    ensure!(one_each.depth().await?.queued == 50, "what was refused was withdrawn");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,11 @@
 //! A real `redis-server` that writes every change to disk before it answers.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -20,15 +22,47 @@ pub struct RedisServer {
     folder: TempDir,
     address: SocketAddr,
     child: Option<Child>,
+    program: Vec<OsString>,
+    arguments: Vec<String>,
 }
 
 impl RedisServer {
     /// Starts a server with `appendonly yes` and `appendfsync always`, and waits until it answers.
     pub async fn start() -> Result<Self> {
+        Self::start_as(["redis-server"], &[]).await
+    }
+
+    /// The same with another program, or one that starts it (`strace … redis-server`), and further arguments.
+    pub async fn start_as<P: Into<OsString>>(
+        program: impl IntoIterator<Item = P>,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("packetboat-redis-").tempdir()?;
-        let mut server = Self { folder, address: net::free_address()?, child: None };
+        Self::start_in(folder, program, arguments).await
+    }
+
+    /// The same with its data in this folder.
+    pub async fn start_in<P: Into<OsString>>(
+        folder: TempDir,
+        program: impl IntoIterator<Item = P>,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let program: Vec<OsString> = program.into_iter().map(Into::into).collect();
+        let arguments = arguments.iter().map(|one| (*one).to_owned()).collect();
+        let mut server = Self { folder, address: net::free_address()?, child: None, program, arguments };
         server.restart().await?;
         Ok(server)
+    }
+
+    /// From the next start on, this program and these arguments.
+    pub fn run_as<P: Into<OsString>>(&mut self, program: impl IntoIterator<Item = P>, arguments: &[&str]) {
+        self.program = program.into_iter().map(Into::into).collect();
+        self.arguments = arguments.iter().map(|one| (*one).to_owned()).collect();
+    }
+
+    /// Where the server keeps its data.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// `redis://…` for configurations.
@@ -45,12 +79,15 @@ impl RedisServer {
     /// still runs is ended first.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop().await?;
-        let mut command = Command::new("redis-server");
+        let (program, leading) = self.program.split_first().context("a program is named")?;
+        let mut command = Command::new(program);
         command
+            .args(leading)
             .args(["--bind", "127.0.0.1", "--port", &self.address.port().to_string(), "--daemonize", "no"])
             .args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""])
             .arg("--dir")
-            .arg(self.folder.path());
+            .arg(self.folder.path())
+            .args(&self.arguments);
         let mut child = Child::spawn("redis-server", command, &self.folder.path().join("redis.log"))?;
         wait::until("redis to answer", START, async || {
             if let Err(ended) = child.check_alive() {

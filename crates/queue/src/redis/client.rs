@@ -1,14 +1,15 @@
 //! Connections, scripts, and what is asked of the server at the start.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use message::QueueId;
-use redis::{FromRedisValue, Script, ScriptInvocation};
+use redis::aio::ConnectionLike;
+use redis::{FromRedisValue, Script, ScriptInvocation, Value};
 use tokio::time::timeout;
 
-use super::config::Config;
+use super::config::{Config, TlsConfig};
+use super::durability::Durability;
+use super::layout::{Layout, MOST_SHARDS};
 use super::link::Link;
 use crate::QueueError;
 
@@ -16,8 +17,6 @@ use crate::QueueError;
 const CONNECTIONS: usize = 4;
 /// Replicas acknowledge a change within this.
 const REPLICAS_WITHIN: Duration = Duration::from_secs(1);
-/// The oldest server whose commands are used.
-const OLDEST: (u32, u32) = (7, 0);
 
 /// The scripts.
 #[derive(Clone, Copy)]
@@ -39,10 +38,12 @@ pub(super) enum Call {
     Passed,
     Verbs,
     Audit,
+    Layout,
+    Inherit,
 }
 
 /// How many scripts there are.
-const SCRIPTS: usize = 17;
+const SCRIPTS: usize = 19;
 
 macro_rules! script {
     ($file:literal) => {
@@ -70,21 +71,9 @@ fn scripts() -> [Script; SCRIPTS] {
         script!("passed.lua"),
         script!("verbs.lua"),
         script!("audit.lua"),
+        script!("layout.lua"),
+        script!("inherit.lua"),
     ]
-}
-
-/// The shard of a message. It depends on the time in its id alone, so that a bounce, whose id keeps
-/// the time of the message it is about, lies in the same shard and can be accepted in the same step.
-pub(super) fn shard_of(id: QueueId, shards: usize) -> usize {
-    usize::try_from(id.spread() % shards as u64).unwrap_or_default()
-}
-
-/// The shard of something that is known by name alone (FNV-1a).
-pub(super) fn shard_of_name(name: &str, shards: usize) -> usize {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    usize::try_from(hash % shards as u64).unwrap_or_default()
 }
 
 /// The server.
@@ -95,27 +84,25 @@ pub(super) struct Client {
     turn: AtomicUsize,
     scripts: [Script; SCRIPTS],
     tags: Vec<String>,
+    pub(super) layout: Layout,
+    /// Whether the server keeps what it answers for.
+    pub(super) durability: Durability,
     replicas: u32,
+    replicas_sync: bool,
     patience: Duration,
     /// Without its password.
-    shown: String,
+    pub(super) shown: String,
 }
 
 impl Client {
     pub(super) async fn connect(config: &Config) -> Result<Self, QueueError> {
         let shown = config.shown();
         let connecting = || format!("connecting to Redis at {shown} (queue.redis)");
-        if config.replicas > 0 && !config.cluster.is_empty() {
-            return Err(QueueError::NotDurable(
-                "queue.redis.replicas cannot be asked for over a Cluster: have its servers refuse writes with \
-                 min-replicas-to-write"
-                    .to_owned(),
-            ));
-        }
         let waiting = if config.replicas > 0 { CONNECTIONS } else { 0 };
         let mut connections = Vec::with_capacity(CONNECTIONS + waiting);
+        let certificates = config.tls.as_ref().map(TlsConfig::read).transpose()?;
         for _ in 0..CONNECTIONS + waiting {
-            let connected = timeout(config.connect_timeout * 2, Link::connect(config))
+            let connected = timeout(config.connect_timeout * 2, Link::connect(config, certificates.as_ref()))
                 .await
                 .map_err(|late| QueueError::Unavailable { doing: connecting(), cause: Box::new(late) })?;
             connections.push(connected.map_err(|error| failed(connecting(), error))?);
@@ -126,17 +113,24 @@ impl Client {
             waiting,
             turn: AtomicUsize::new(0),
             scripts: scripts(),
-            tags: (0..config.shards.clamp(1, 1024)).map(|shard| format!("{{q:{shard}}}")).collect(),
+            tags: (0..MOST_SHARDS).map(|shard| format!("{{q:{shard}}}")).collect(),
+            layout: Layout::unread(config.wanted_shards()),
+            durability: Durability::default(),
             replicas: config.replicas,
+            replicas_sync: config.replicas_sync,
             patience: config.response_timeout + config.connect_timeout,
             shown,
         };
         client.require_durable(config.require_durable).await?;
+        client.read_layout(config.wanted_shards()).await?;
+        if client.layout.shards() > config.wanted_shards() {
+            tracing::info!(
+                shards = client.layout.shards(),
+                wanted = config.wanted_shards(),
+                "the queue has more shards than queue.redis.shards; it keeps them"
+            );
+        }
         Ok(client)
-    }
-
-    pub(super) fn shards(&self) -> usize {
-        self.tags.len()
     }
 
     /// A key of a shard.
@@ -176,17 +170,38 @@ impl Client {
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut connection = self.waiting[turn % self.waiting.len()].clone();
-        let answer = self.within(doing, call.invoke_async(&mut connection)).await?;
-        // WAIT is about the changes of its own connection.
-        let mut wait = redis::cmd("WAIT");
+        // One after the other over one connection: a wait is about the changes of its own connection.
+        let synced = self.replicas_sync && self.durability.can_wait_for_disks();
+        let mut wait = redis::cmd(if synced { "WAITAOF" } else { "WAIT" });
+        if synced {
+            wait.arg(0);
+        }
         wait.arg(self.replicas).arg(REPLICAS_WITHIN.as_millis() as u64);
-        let replicated = match self.within(doing, wait.query_async::<u32>(&mut connection)).await {
+        let mut pipe = redis::pipe();
+        pipe.invoke_script(&call).add_command(wait);
+        let mut told = self.within(doing, connection.req_packed_commands(&pipe, 0, 2)).await?;
+        if matches!(told.first(), Some(Value::ServerError(error)) if error.code() == "NOSCRIPT") {
+            self.within(doing, call.load_async(&mut connection)).await?;
+            told = self.within(doing, connection.req_packed_commands(&pipe, 0, 2)).await?;
+        }
+        let mut told = told.into_iter().map(Value::extract_error);
+        let (answer, holding) =
+            (told.next().unwrap_or(Ok(Value::Nil)), told.next().unwrap_or(Ok(Value::Nil)));
+        let read = |error: redis::ParsingError| failed(self.doing(doing), error.into());
+        let answer = answer.map_err(|error| failed(self.doing(doing), error))?;
+        let answer = T::from_redis_value(answer).map_err(read)?;
+        let holding = match holding {
+            Ok(Value::Array(mut counts)) => Ok(counts.pop().unwrap_or(Value::Nil)),
+            other => other,
+        };
+        let replicated = match holding.and_then(|value| Ok(u32::from_redis_value(value)?)) {
             Ok(holding) if holding >= self.replicas => Ok(()),
             Ok(holding) => {
-                let cause = format!("{holding} of {} replicas have it (queue.redis.replicas)", self.replicas);
+                let how = if synced { "have synced it" } else { "have it" };
+                let cause = format!("{holding} of {} replicas {how} (queue.redis.replicas)", self.replicas);
                 Err(QueueError::Unavailable { doing: self.doing(doing), cause: cause.into() })
             }
-            Err(error) => Err(error),
+            Err(error) => Err(failed(self.doing(doing), error)),
         };
         Ok((answer, replicated))
     }
@@ -202,7 +217,7 @@ impl Client {
     }
 
     /// Runs one command on every primary.
-    async fn ask_primaries<T: FromRedisValue>(
+    pub(super) async fn ask_primaries<T: FromRedisValue>(
         &self,
         doing: &str,
         command: &redis::Cmd,
@@ -227,57 +242,6 @@ impl Client {
             Err(late) => Err(QueueError::Unavailable { doing: self.doing(doing), cause: Box::new(late) }),
         }
     }
-
-    /// Asks the server how it keeps what it answers for.
-    async fn require_durable(&self, required: bool) -> Result<(), QueueError> {
-        let mut faults = Vec::new();
-        let mut info = redis::cmd("INFO");
-        info.arg("server");
-        for info in self.ask_primaries::<String>("asking for the version", &info).await? {
-            let version =
-                info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
-            if !new_enough(version) {
-                return Err(QueueError::NotDurable(format!(
-                    "Redis at {} is {version:?}, {}.{} or newer is needed",
-                    self.shown, OLDEST.0, OLDEST.1
-                )));
-            }
-        }
-        let mut ask = redis::cmd("CONFIG");
-        ask.arg("GET").arg("appendonly").arg("appendfsync").arg("maxmemory-policy");
-        match self.ask_primaries::<HashMap<String, String>>("asking for the settings", &ask).await {
-            Ok(all) => {
-                let wanted =
-                    [("appendonly", "yes"), ("appendfsync", "always"), ("maxmemory-policy", "noeviction")];
-                for settings in all {
-                    for (name, value) in wanted {
-                        let found = settings.get(name).map_or("unknown", String::as_str);
-                        if found != value {
-                            faults.push(format!("{name} is {found}, set it to {value}"));
-                        }
-                    }
-                }
-            }
-            Err(error) => faults.push(format!("its settings cannot be read, allow CONFIG GET: {error}")),
-        }
-        faults.dedup();
-        if faults.is_empty() {
-            return Ok(());
-        }
-        let faults = format!("Redis at {}: {}", self.shown, faults.join("; "));
-        if required {
-            return Err(QueueError::NotDurable(format!(
-                "{faults}; or accept the loss with queue.redis.require_durable: false"
-            )));
-        }
-        tracing::warn!(faults, "mail that was answered for can be lost");
-        Ok(())
-    }
-}
-
-fn new_enough(version: &str) -> bool {
-    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= OLDEST
 }
 
 fn failed(doing: String, error: redis::RedisError) -> QueueError {

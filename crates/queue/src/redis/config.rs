@@ -1,8 +1,12 @@
 //! Settings of the Redis backend.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use redis::{ClientTlsConfig, TlsCertificates};
 use serde::Deserialize;
+
+use crate::QueueError;
 
 /// Which server, and what is asked of it.
 #[derive(Clone, Deserialize)]
@@ -16,11 +20,16 @@ pub struct Config {
     pub cluster: Vec<String>,
     /// Sentinels that name the primary; it is followed through failovers.
     pub sentinel: Option<SentinelConfig>,
-    /// Over so many hash slots the queue is spread, 1 to 1024. All processes must agree on it, and it
-    /// may not change while there are messages. Default 4.
+    /// Certificates for `rediss://`. Absent: the system's authorities, and no certificate of our own.
+    pub tls: Option<TlsConfig>,
+    /// Over so many hash slots the queue is spread at least, 1 to 1024. A greater number than before adds shards,
+    /// while mail flows, for all processes; a lesser one changes nothing. Default 4.
     pub shards: u32,
     /// So many replicas must hold a message before it is answered for. Default 0.
     pub replicas: u32,
+    /// Replicas must have synced it to their disks, too, where the server can tell (WAITAOF, from 7.2 on); they
+    /// need `appendonly yes`, then. Default true.
+    pub replicas_sync: bool,
     /// How long a connection may take. Default 3 s.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub connect_timeout: Duration,
@@ -36,10 +45,53 @@ pub struct Config {
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SentinelConfig {
-    /// `redis://host:port` of each Sentinel.
+    /// `redis://[user:password@]host:port` of each Sentinel, `rediss://…` for TLS.
     pub urls: Vec<String>,
     /// The name under which they know the primary.
     pub master: String,
+    /// How to log in at the primary that they name: `redis://user:password@primary`, `rediss://…` for TLS.
+    /// What it says of the host is not used. Absent: no login, no TLS.
+    #[serde(default)]
+    pub primary: Option<String>,
+}
+
+/// Files of certificates, PEM.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The authorities that may vouch for the server; absent: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate, for a server that asks for one; with `key_file`.
+    pub certificate_file: Option<PathBuf>,
+    /// The key of our certificate.
+    pub key_file: Option<PathBuf>,
+}
+
+impl TlsConfig {
+    /// Reads the files.
+    pub(super) fn read(&self) -> Result<TlsCertificates, QueueError> {
+        let read = |(path, setting): (&PathBuf, &str)| {
+            std::fs::read(path).map_err(|cause| QueueError::Unavailable {
+                doing: format!("reading {} (queue.redis.tls.{setting})", path.display()),
+                cause: Box::new(cause),
+            })
+        };
+        let client_tls = match (&self.certificate_file, &self.key_file) {
+            (Some(certificate), Some(key)) => Some(ClientTlsConfig {
+                client_cert: read((certificate, "certificate_file"))?,
+                client_key: read((key, "key_file"))?,
+            }),
+            (None, None) => None,
+            _ => {
+                return Err(QueueError::Unavailable {
+                    doing: "reading queue.redis.tls".to_owned(),
+                    cause: "certificate_file and key_file go together".into(),
+                });
+            }
+        };
+        let root_cert = self.ca_file.as_ref().map(|path| read((path, "ca_file"))).transpose()?;
+        Ok(TlsCertificates { client_tls, root_cert })
+    }
 }
 
 impl Config {
@@ -47,6 +99,11 @@ impl Config {
     #[must_use]
     pub fn is_placed(&self) -> bool {
         self.url.is_some() || !self.cluster.is_empty() || self.sentinel.is_some()
+    }
+
+    /// How many shards there should be.
+    pub(super) fn wanted_shards(&self) -> usize {
+        usize::try_from(self.shards).unwrap_or(1).clamp(1, super::layout::MOST_SHARDS)
     }
 
     /// Where the queue is, without passwords.
@@ -74,8 +131,10 @@ impl Default for Config {
             url: None,
             cluster: Vec::new(),
             sentinel: None,
+            tls: None,
             shards: 4,
             replicas: 0,
+            replicas_sync: true,
             connect_timeout: Duration::from_secs(3),
             response_timeout: Duration::from_secs(5),
             require_durable: true,
@@ -88,6 +147,7 @@ impl std::fmt::Debug for Config {
         f.debug_struct("Config")
             .field("shards", &self.shards)
             .field("replicas", &self.replicas)
+            .field("replicas_sync", &self.replicas_sync)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .field("require_durable", &self.require_durable)

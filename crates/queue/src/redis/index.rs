@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use futures::future::try_join_all;
 use message::QueueId;
 
-use super::client::shard_of;
 use super::{RedisQueue, millis};
 use crate::QueueError;
 use crate::spool::Index;
@@ -33,7 +32,7 @@ impl Index for RedisQueue {
         for some in ids.chunks(AT_A_TIME) {
             let ask = |id: &QueueId| {
                 let mut command = redis::cmd("EXISTS");
-                command.arg(self.client.key(shard_of(*id, self.shards()), &format!("m:{id}")));
+                command.arg(self.client.key(self.shard_of(*id), &format!("m:{id}")));
                 self.client.query::<bool>("looking for a message", command)
             };
             known.extend(try_join_all(some.iter().map(ask)).await?);

@@ -6,11 +6,14 @@ use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, Mul
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
-use redis::sentinel::{SentinelClient, SentinelServerType};
-use redis::{AsyncConnectionConfig, Cmd, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, Value};
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisError,
+    RedisFuture, TlsCertificates, TlsMode, Value,
+};
 use tokio::sync::Mutex;
 
-use super::config::Config;
+use super::config::{Config, SentinelConfig};
 
 /// A connection; clones share it.
 #[derive(Clone)]
@@ -53,16 +56,14 @@ impl Primary {
 }
 
 impl Link {
-    /// Connects as the settings say.
-    pub(super) async fn connect(config: &Config) -> Result<Self, RedisError> {
+    /// Connects as the settings say; `certificates` are for URLs with TLS.
+    pub(super) async fn connect(
+        config: &Config,
+        certificates: Option<&TlsCertificates>,
+    ) -> Result<Self, RedisError> {
         let timeouts = (Some(config.connect_timeout), Some(config.response_timeout));
         if let Some(sentinel) = &config.sentinel {
-            let sentinels = SentinelClient::build(
-                sentinel.urls.clone(),
-                sentinel.master.clone(),
-                None,
-                SentinelServerType::Master,
-            )?;
+            let sentinels = sentinels(sentinel, certificates)?;
             let config = AsyncConnectionConfig::new()
                 .set_connection_timeout(timeouts.0)
                 .set_response_timeout(timeouts.1);
@@ -71,12 +72,14 @@ impl Link {
             return Ok(Self::Primary(Arc::new(primary)));
         }
         if !config.cluster.is_empty() {
-            let client = ClusterClientBuilder::new(config.cluster.iter().map(String::as_str))
+            let mut client = ClusterClientBuilder::new(config.cluster.iter().map(String::as_str))
                 .connection_timeout(config.connect_timeout)
                 .response_timeout(config.response_timeout)
-                .retries(3)
-                .build()?;
-            return Ok(Self::Cluster(client.get_async_connection().await?));
+                .retries(3);
+            if let Some(certificates) = certificates {
+                client = client.certs(certificates.clone());
+            }
+            return Ok(Self::Cluster(client.build()?.get_async_connection().await?));
         }
         let info = config.url.as_deref().unwrap_or_default().into_connection_info()?;
         let settings = ConnectionManagerConfig::new()
@@ -84,7 +87,10 @@ impl Link {
             .set_response_timeout(timeouts.1)
             .set_max_delay(std::time::Duration::from_millis(500))
             .set_number_of_retries(1);
-        let client = redis::Client::open(info)?;
+        let client = match certificates.filter(|_| is_tls(&info)) {
+            Some(certificates) => redis::Client::build_with_tls(info, certificates.clone())?,
+            None => redis::Client::open(info)?,
+        };
         Ok(Self::Server(ConnectionManager::new_with_config(client, settings).await?))
     }
 
@@ -102,6 +108,54 @@ impl Link {
             _ => Ok(vec![self.req_packed_command(command).await?]),
         }
     }
+}
+
+fn is_tls(info: &ConnectionInfo) -> bool {
+    matches!(info.addr(), ConnectionAddr::TcpTls { .. })
+}
+
+/// The Sentinels, with what they and the primary are to be told at the login.
+fn sentinels(
+    config: &SentinelConfig,
+    certificates: Option<&TlsCertificates>,
+) -> Result<SentinelClient, RedisError> {
+    let mut infos = Vec::with_capacity(config.urls.len());
+    for url in &config.urls {
+        infos.push(url.as_str().into_connection_info()?);
+    }
+    let addresses = infos.iter().map(|info| info.addr().clone());
+    let mut builder =
+        SentinelClientBuilder::new(addresses, config.master.clone(), SentinelServerType::Master)?;
+    if let Some(first) = infos.first() {
+        if is_tls(first) {
+            builder = builder.set_client_to_sentinel_tls_mode(TlsMode::Secure);
+            if let Some(certificates) = certificates {
+                builder = builder.set_client_to_sentinel_certificates(certificates.clone());
+            }
+        }
+        if let Some(name) = first.redis_settings().username() {
+            builder = builder.set_client_to_sentinel_username(name);
+        }
+        if let Some(password) = first.redis_settings().password() {
+            builder = builder.set_client_to_sentinel_password(password);
+        }
+    }
+    if let Some(url) = &config.primary {
+        let info = url.as_str().into_connection_info()?;
+        if is_tls(&info) {
+            builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+            if let Some(certificates) = certificates {
+                builder = builder.set_client_to_redis_certificates(certificates.clone());
+            }
+        }
+        if let Some(name) = info.redis_settings().username() {
+            builder = builder.set_client_to_redis_username(name);
+        }
+        if let Some(password) = info.redis_settings().password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+    }
+    builder.build()
 }
 
 impl ConnectionLike for Link {

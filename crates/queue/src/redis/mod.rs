@@ -7,7 +7,9 @@
 
 mod client;
 mod config;
+mod durability;
 mod index;
+mod layout;
 mod link;
 mod operators;
 mod rows;
@@ -21,17 +23,21 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use message::QueueId;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
-pub use config::{Config, SentinelConfig};
+pub use config::{Config, SentinelConfig, TlsConfig};
 
-use self::client::{Call, Client, shard_of, shard_of_name};
+use self::client::{Call, Client};
 use self::rows::Row;
 use crate::{
     Accepted, AuditPage, Closing, Depth, Entry, EntryId, EntryState, Events, Lease, LeaseRequest, Leased,
     Ledger, ListFilter, MAX_LOST_LEASES, MessageRecord, NewMessage, Next, NextHop, Page, Policy, Queue,
     QueueError, Scope, Settlement, Suspension, Target, Timestamp, Verb, VerbRecord,
 };
+
+/// The rights that the queue needs in the server, as lines of an `aclfile` to be completed with a password.
+pub const USERS_ACL: &str = include_str!("users.acl");
 
 /// Content up to this length comes along with its lease. Octets.
 const INLINE_WITH_LEASE: usize = 64 * 1024;
@@ -42,11 +48,14 @@ const PART_EXPIRES: u64 = 3600;
 
 /// The queue in a Redis server.
 pub struct RedisQueue {
-    client: Client,
+    client: Arc<Client>,
+    /// Looks after layout and durability until the queue is dropped.
+    _keeper: AbortOnDropHandle<()>,
     /// Something may have come to be due, by this process's doing.
     changed: Notify,
     /// The shard that is leased from first, next time.
     turn: AtomicUsize,
+    wanted_shards: usize,
 }
 
 impl RedisQueue {
@@ -56,12 +65,27 @@ impl RedisQueue {
     /// [`QueueError::Unavailable`] when the server does not answer in time;
     /// [`QueueError::NotDurable`] when its settings do not meet the durability asked for.
     pub async fn connect(config: &Config) -> Result<Self, QueueError> {
-        let client = Client::connect(config).await?;
-        Ok(Self { client, changed: Notify::new(), turn: AtomicUsize::new(0) })
+        let client = Arc::new(Client::connect(config).await?);
+        let wanted_shards = config.wanted_shards();
+        let keeper = keep(Arc::clone(&client), wanted_shards, config.require_durable);
+        let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
+        Ok(Self { client, _keeper, changed: Notify::new(), turn: AtomicUsize::new(0), wanted_shards })
     }
 
     fn shards(&self) -> usize {
-        self.client.shards()
+        self.client.layout.shards()
+    }
+
+    fn shard_of(&self, id: QueueId) -> usize {
+        self.client.layout.shard_of(id)
+    }
+
+    /// Fails when nothing may be accepted now.
+    async fn may_accept(&self) -> Result<(), QueueError> {
+        if let Some(refusal) = self.client.durability.refusal() {
+            return Err(refusal);
+        }
+        if self.client.layout.is_known() { Ok(()) } else { self.client.read_layout(self.wanted_shards).await }
     }
 
     async fn counts(&self) -> Result<Vec<Counts>, QueueError> {
@@ -108,6 +132,21 @@ impl RedisQueue {
             }
         }
         Ok(leased)
+    }
+}
+
+/// Reads the layout and the server's settings again and again.
+async fn keep(client: Arc<Client>, shards: usize, require_durable: bool) {
+    loop {
+        sleep(layout::EVERY).await;
+        for outcome in [client.read_layout(shards).await, client.require_durable(require_durable).await] {
+            if let Err(error) = outcome {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "queue's server was looked at in vain"
+                );
+            }
+        }
     }
 }
 
@@ -178,16 +217,17 @@ fn leased_at_birth(message: NewMessage, request: &LeaseRequest, leased: &str, no
 #[async_trait]
 impl Queue for RedisQueue {
     async fn stage(&self, id: QueueId, number: u32, octets: Bytes) -> Result<(), QueueError> {
-        let key = self.client.key(shard_of(id, self.shards()), &format!("p:{id}:{number}"));
+        let key = self.client.key(self.shard_of(id), &format!("p:{id}:{number}"));
         let mut command = redis::cmd("SET");
         command.arg(key).arg(octets.as_ref()).arg("EX").arg(PART_EXPIRES);
         self.client.query("staging a part", command).await
     }
 
     async fn accept(&self, message: NewMessage, lease: Option<LeaseRequest>) -> Result<Accepted, QueueError> {
+        self.may_accept().await?;
         let id = message.record.id;
         let lease = lease.filter(|request| message.entries.len() <= request.max);
-        let mut call = self.client.call(shard_of(id, self.shards()), Call::Accept);
+        let mut call = self.client.call(self.shard_of(id), Call::Accept);
         match &lease {
             Some(request) => call.arg(&request.worker).arg(millis(request.duration)),
             None => call.arg("").arg(0),
@@ -243,7 +283,7 @@ impl Queue for RedisQueue {
     }
 
     async fn renew(&self, lease: &Lease, duration: Duration) -> Result<(), QueueError> {
-        let mut call = self.client.call(shard_of(lease.entry.message, self.shards()), Call::Renew);
+        let mut call = self.client.call(self.shard_of(lease.entry.message), Call::Renew);
         call.arg(lease.entry.to_string()).arg(lease.epoch).arg(millis(duration));
         if self.client.run::<bool>("renewing a lease", call).await? {
             Ok(())
@@ -253,7 +293,7 @@ impl Queue for RedisQueue {
     }
 
     async fn doubt(&self, lease: &Lease, peer: &str) -> Result<(), QueueError> {
-        let mut call = self.client.call(shard_of(lease.entry.message, self.shards()), Call::Doubt);
+        let mut call = self.client.call(self.shard_of(lease.entry.message), Call::Doubt);
         call.arg(lease.entry.to_string()).arg(lease.epoch).arg(peer);
         if self.client.run::<bool>("writing down a doubt", call).await? {
             Ok(())
@@ -263,7 +303,7 @@ impl Queue for RedisQueue {
     }
 
     async fn hand_back(&self, lease: &Lease) -> Result<(), QueueError> {
-        let mut call = self.client.call(shard_of(lease.entry.message, self.shards()), Call::HandBack);
+        let mut call = self.client.call(self.shard_of(lease.entry.message), Call::HandBack);
         call.arg(lease.entry.to_string()).arg(lease.epoch);
         if self.client.run::<bool>("handing a lease back", call).await? {
             self.changed.notify_waiters();
@@ -273,7 +313,7 @@ impl Queue for RedisQueue {
 
     async fn settle(&self, settlement: Settlement) -> Result<(), QueueError> {
         let Settlement { lease, recipients, next, bounce } = settlement;
-        let shard = shard_of(lease.entry.message, self.shards());
+        let shard = self.shard_of(lease.entry.message);
         let mut call = self.client.call(shard, Call::Settle);
         call.arg(lease.entry.to_string()).arg(lease.epoch).arg(json(&recipients)?);
         match &next {
@@ -284,7 +324,7 @@ impl Queue for RedisQueue {
             None => {
                 call.arg(0);
             }
-            Some(bounce) if shard_of(bounce.record.id, self.shards()) == shard => {
+            Some(bounce) if self.shard_of(bounce.record.id) == shard => {
                 call.arg(1);
                 add_message(&mut call, bounce)?;
             }
@@ -316,14 +356,14 @@ impl Queue for RedisQueue {
 
     async fn inline_content(&self, id: QueueId) -> Result<Bytes, QueueError> {
         let mut command = redis::cmd("HGET");
-        command.arg(self.client.key(shard_of(id, self.shards()), &format!("m:{id}"))).arg("body");
+        command.arg(self.client.key(self.shard_of(id), &format!("m:{id}"))).arg("body");
         let octets: Option<Vec<u8>> = self.client.query("reading a message", command).await?;
         octets.map(Bytes::from).ok_or(QueueError::Gone(id))
     }
 
     async fn part(&self, id: QueueId, number: u32) -> Result<Bytes, QueueError> {
         let mut command = redis::cmd("GET");
-        command.arg(self.client.key(shard_of(id, self.shards()), &format!("p:{id}:{number}")));
+        command.arg(self.client.key(self.shard_of(id), &format!("p:{id}:{number}")));
         let octets: Option<Vec<u8>> = self.client.query("reading a part", command).await?;
         octets.map(Bytes::from).ok_or(QueueError::Gone(id))
     }
@@ -349,7 +389,7 @@ impl Queue for RedisQueue {
     }
 
     async fn show(&self, id: QueueId) -> Result<Option<(MessageRecord, Vec<Entry>)>, QueueError> {
-        let mut call = self.client.call(shard_of(id, self.shards()), Call::Show);
+        let mut call = self.client.call(self.shard_of(id), Call::Show);
         call.arg(id.as_str());
         type Shown = (Option<Vec<u8>>, Option<u64>, Vec<Row>);
         let (record, at, rows): Shown = self.client.run("reading a message", call).await?;
@@ -365,7 +405,7 @@ impl Queue for RedisQueue {
             Target::Entry(id) => id.number.to_string(),
         };
         let id = target.message();
-        let mut call = self.client.call(shard_of(id, self.shards()), Call::Operate);
+        let mut call = self.client.call(self.shard_of(id), Call::Operate);
         call.arg(id.as_str()).arg(number).arg(verb.name()).arg(verb.why()).arg(by);
         let concerned = self.client.run("changing a message", call).await?;
         self.changed.notify_waiters();
@@ -406,7 +446,7 @@ impl Queue for RedisQueue {
         worker: &str,
         lasts: Duration,
     ) -> Result<(usize, usize), QueueError> {
-        let mut call = self.client.call(shard_of_name(&next_hop.0, self.shards()), Call::Sharers);
+        let mut call = self.client.call(self.client.layout.shard_of_name(&next_hop.0), Call::Sharers);
         call.arg(&next_hop.0).arg(worker).arg(millis(lasts));
         self.client.run("sharing a limit", call).await
     }
@@ -437,6 +477,7 @@ impl Queue for RedisQueue {
     }
 
     async fn check(&self) -> Result<(), QueueError> {
+        self.may_accept().await?;
         let mut command = redis::cmd("SET");
         command.arg(self.client.key(0, "check")).arg(1).arg("EX").arg(60);
         self.client.query("writing to the queue", command).await
