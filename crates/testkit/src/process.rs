@@ -118,6 +118,8 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     /// Further top-level YAML lines.
     pub extra: String,
+    /// Environment variables of the process.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Settings {
@@ -250,6 +252,7 @@ impl Site {
             delivery: net::free_address()?,
             kubeconfig: None,
             extra: String::new(),
+            environment: Vec::new(),
         })
     }
 
@@ -266,6 +269,7 @@ impl Site {
         let config = self.write(&format!("{name}.yaml"), &settings.yaml())?;
         let mut command = Command::new(binary().await?);
         command.arg(settings.role.name()).arg("--config").arg(config);
+        command.envs(settings.environment.iter().map(|(name, value)| (name, value)));
         if let Some(kubeconfig) = &settings.kubeconfig {
             command.env("KUBECONFIG", kubeconfig);
         }
