@@ -30,7 +30,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts everything, adjusted by `adjust`, and waits until all are ready.
     pub async fn start(world: &World, adjust: impl Fn(&mut Settings)) -> Result<Self> {
-        let redis = RedisServer::start().await?;
+        Self::over(world, RedisServer::start().await?, adjust).await
+    }
+
+    /// The same over this server.
+    pub async fn over(world: &World, redis: RedisServer, adjust: impl Fn(&mut Settings)) -> Result<Self> {
         let rows =
             [Row::start(world, &redis, "a", &adjust).await?, Row::start(world, &redis, "b", &adjust).await?];
         Ok(Self { redis, rows })

@@ -3,6 +3,7 @@
 //! Each file of `e2e/` is one scenario named by the behaviour it shows. They share the [`world`]: a
 //! small Internet in DNS, a hosted domain, and the settings of processes.
 
+pub mod chaos;
 pub mod cluster;
 pub mod estate;
 pub mod load;

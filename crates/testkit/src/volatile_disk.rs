@@ -351,7 +351,8 @@ impl Filesystem for Disk {
         };
         let dots = [(".".into(), number), ("..".into(), ROOT)];
         for (at, (name, number)) in dots.into_iter().chain(children).enumerate().skip(offset as usize) {
-            let is_folder = matches!(state.nodes.get(&number).map(|node| &node.content), Some(Content::Folder(_)));
+            let is_folder =
+                matches!(state.nodes.get(&number).map(|node| &node.content), Some(Content::Folder(_)));
             let kind = if is_folder { FileType::Directory } else { FileType::RegularFile };
             if reply.add(number, at as i64 + 1, kind, name) {
                 break;

@@ -1,149 +1,105 @@
-//! `make chaos`: breaks things under load, and balances what was answered `250` with what arrived.
+//! `make chaos`: faults under load, one line each, `FAULT=NAME` for one of them.
 //!
-//! Each fault meets two edges, two verifiers and two delivery services over one Redis while a client sends a
-//! thousand messages and insists on each. The client's log of its `250`s and the mailbox are the books.
+//! The numbers R-nn are those of the acceptance tests in `docs/durability.md`.
 
+use std::pin::Pin;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use packetboat_tests::cluster::Cluster;
-use packetboat_tests::load::{Load, Running, wait_for_balance};
-use packetboat_tests::world::{HOSTED, PLAIN, World, at};
-use testkit::ledger::Ledger;
-use testkit::process::{Packetboat, Settings};
-use tokio::time::sleep;
+use anyhow::Result;
+use packetboat_tests::chaos::processes::Service::{Delivery, Edge, Verifier};
+use packetboat_tests::chaos::{Outcome, disk, network, peers, processes};
+use tokio::process::Command;
+use tokio::time::timeout;
 
-const MESSAGES: usize = 1000;
-/// The fault comes when so many messages are accepted.
-const BEGIN: usize = 200;
-/// How long a fault lasts that does not end by itself.
-const LASTS: Duration = Duration::from_secs(5);
-/// Everything has arrived within this: leases have to end first.
-const SETTLED: Duration = Duration::from_secs(180);
+/// A fault takes no longer than this.
+const LIMIT: Duration = Duration::from_secs(600);
 
-/// What is broken.
-#[derive(Clone, Copy)]
-enum Fault {
-    KillEdge,
-    KillVerifier,
-    KillDelivery,
-    KillRedis,
-    KillAnything,
-    FreezeVerifier,
-    FreezeDelivery,
-    FreezeRedis,
-    RedisFull,
+type Run = Pin<Box<dyn Future<Output = Result<Outcome>>>>;
+
+/// Its name, the level of durability, whether nothing may be lost there, and how it is inflicted.
+struct Fault(&'static str, &'static str, bool, fn() -> Run);
+
+macro_rules! fault {
+    ($name:literal, $level:literal, $call:expr) => {
+        Fault($name, $level, true, || Box::pin($call))
+    };
+    ($name:literal, $level:literal, may lose, $call:expr) => {
+        Fault($name, $level, false, || Box::pin($call))
+    };
 }
 
-const FAULTS: [(&str, Fault); 9] = [
-    ("kill9-edge", Fault::KillEdge),
-    ("kill9-verifier", Fault::KillVerifier),
-    ("kill9-delivery", Fault::KillDelivery),
-    ("kill9-redis", Fault::KillRedis),
-    ("kill9-anything-12-times", Fault::KillAnything),
-    ("freeze-verifier", Fault::FreezeVerifier),
-    ("freeze-delivery", Fault::FreezeDelivery),
-    ("freeze-redis", Fault::FreezeRedis),
-    ("redis-out-of-memory", Fault::RedisFull),
+const FAULTS: &[Fault] = &[
+    fault!("kill9-edge", "redis", processes::kill9(Edge)),
+    fault!("kill9-verifier", "redis", processes::kill9(Verifier)),
+    fault!("kill9-delivery", "redis", processes::kill9(Delivery)),
+    fault!("kill9-redis", "redis", processes::kill9_redis()),
+    fault!("kill9-anything-50-times", "redis", processes::kill9_anything(50)),
+    fault!("freeze-verifier", "redis", processes::freeze(Verifier)),
+    fault!("freeze-delivery", "redis", processes::freeze(Delivery)),
+    fault!("freeze-redis", "redis", processes::freeze_redis()),
+    fault!("redis-fsync-fails", "redis", disk::redis_fsync_fails()),
+    fault!("redis-power-loss", "redis", disk::redis_power_loss()),
+    fault!("redis-power-loss", "redis-everysec", may lose, disk::redis_power_loss_everysec()),
+    fault!("redis-disk-full", "redis", disk::redis_disk_full()),
+    fault!("redis-out-of-memory", "redis", disk::redis_out_of_memory()),
+    fault!("redis-log-truncated", "redis+spool", disk::log_truncated()),
+    fault!("redis-lost", "redis+spool", disk::redis_lost()),
+    fault!("kill9-4-times", "embedded", disk::embedded_kill9()),
+    fault!("power-loss-4-times", "embedded", disk::embedded_power_loss()),
+    fault!("redis-slow-then-black-hole", "redis", network::redis_slow_then_black_hole()),
+    fault!("name-servers-fail", "redis", network::name_servers_fail()),
+    fault!("one-packet-in-three-lost", "redis", network::packets_lost()),
+    fault!("clocks-of-services-jump", "redis", network::clocks_of_services_jump()),
+    fault!("clock-of-redis-jumps", "redis", network::clock_of_redis_jumps()),
+    fault!("peer-breaks-off-after-the-dot", "redis", peers::peer_breaks_off_after_the_dot()),
+    fault!("worker-dies-before-it-can-tell", "redis", peers::worker_dies_before_it_can_tell()),
+    fault!("peer-slower-than-a-lease", "redis", peers::peer_slower_than_a_lease()),
+    fault!("poison", "redis", peers::poison()),
+    fault!("one-peer-crawls", "redis", peers::one_peer_crawls()),
+    fault!("bounce-to-nowhere", "redis", peers::bounce_to_nowhere()),
 ];
+
+/// The fault for which this program runs itself again, in a network of its own.
+const OWN_NETWORK: &str = "one-packet-in-three-lost";
+const INSIDE: &str = "CHAOS_INSIDE";
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let only = std::env::var("FAULT").ok().filter(|text| !text.is_empty());
+    let inside = std::env::var_os(INSIDE).is_some();
     let mut failed = 0;
-    for (name, fault) in FAULTS {
-        if only.as_deref().is_some_and(|only| only != name) {
+    for Fault(name, level, keeps, run) in FAULTS {
+        if only.as_deref().is_some_and(|only| only != *name) {
             continue;
         }
-        match run(name, fault).await {
-            Ok(line) => println!("{line}"),
-            Err(error) => {
+        if *name == OWN_NETWORK && !inside {
+            failed += usize::from(!in_own_network().await);
+            continue;
+        }
+        match timeout(LIMIT, run()).await {
+            Ok(Ok(outcome)) => {
+                println!("chaos: {name} level={level} {outcome}");
+                failed += usize::from(*keeps && outcome.lost > 0);
+            }
+            Ok(Err(error)) => {
                 failed += 1;
-                println!("chaos: {name} level=redis FAILED {error:#}");
+                println!("chaos: {name} level={level} FAILED {error:#}");
+            }
+            Err(_) => {
+                failed += 1;
+                println!("chaos: {name} level={level} FAILED not over within {LIMIT:?}");
             }
         }
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn run(name: &str, fault: Fault) -> Result<String> {
-    let world = World::new().await?;
-    let mut cluster = Cluster::start(&world, |_| {}).await?;
-    let targets = [cluster.rows[0].edge.0.mx, cluster.rows[1].edge.0.mx];
-    let ledger = Arc::new(Ledger::new());
-    let mut load = Load::of_500(&targets, &at("dave", PLAIN), &at("alice", HOSTED));
-    load.messages = MESSAGES;
-    let load = load.start(&ledger);
-    load.wait_until_accepted(BEGIN).await?;
-    let stall = load.longest_stall(MESSAGES);
-    inflict(&world, &mut cluster, fault, &load).await.context("inflicting the fault")?;
-    load.finish().await?;
-    let stall = stall.await?.as_secs_f64();
-    let alice = world.mailbox("alice");
-    let balance = wait_for_balance(&ledger, &alice, &world.mailbox("dave"), SETTLED).await?;
-    Ok(format!(
-        "chaos: {name} level=redis accepted={} lost={} duplicated={} stall={stall:.1}s",
-        balance.accepted,
-        balance.missing.len(),
-        balance.duplicates
-    ))
-}
-
-async fn inflict(world: &World, cluster: &mut Cluster, fault: Fault, load: &Running) -> Result<()> {
-    let [row, _] = &mut cluster.rows;
-    match fault {
-        Fault::KillEdge => row.edge.1.kill9().await,
-        Fault::KillVerifier => row.verifier.1.kill9().await,
-        Fault::KillDelivery => row.delivery.1.kill9().await,
-        Fault::KillRedis => {
-            cluster.redis.kill9().await?;
-            cluster.redis.restart().await
-        }
-        Fault::KillAnything => {
-            for round in 0..12 {
-                let row = &mut cluster.rows[round % 2];
-                match round % 4 {
-                    0 => reborn(world, &mut row.edge).await?,
-                    1 => reborn(world, &mut row.verifier).await?,
-                    2 => reborn(world, &mut row.delivery).await?,
-                    _ => {
-                        cluster.redis.kill9().await?;
-                        cluster.redis.restart().await?;
-                    }
-                }
-                // The next comes in the middle of the load, as long as there is one.
-                let next = (load.accepted() + 60).min(MESSAGES);
-                load.wait_until_accepted(next).await?;
-            }
-            Ok(())
-        }
-        Fault::FreezeVerifier => frozen(&row.verifier.1).await,
-        Fault::FreezeDelivery => frozen(&row.delivery.1).await,
-        Fault::FreezeRedis => {
-            let redis = cluster.redis.child().context("Redis runs")?;
-            redis.freeze()?;
-            sleep(LASTS).await;
-            redis.thaw()
-        }
-        Fault::RedisFull => {
-            cluster.redis.set("maxmemory", "1").await?;
-            sleep(LASTS).await;
-            cluster.redis.set("maxmemory", "0").await
-        }
-    }
-}
-
-/// Kills a process and starts it again.
-async fn reborn(world: &World, process: &mut (Settings, Packetboat)) -> Result<()> {
-    process.1.kill9().await?;
-    process.1 = world.site.start(&process.0).await?;
-    Ok(())
-}
-
-async fn frozen(process: &Packetboat) -> Result<()> {
-    process.child().freeze()?;
-    sleep(LASTS).await;
-    process.child().thaw()
+/// What is dropped there is dropped for nobody else.
+async fn in_own_network() -> bool {
+    let Ok(program) = std::env::current_exe() else { return false };
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\""]).arg(program);
+    command.env("FAULT", OWN_NETWORK).env(INSIDE, "1").kill_on_drop(true);
+    matches!(timeout(LIMIT, command.status()).await, Ok(Ok(status)) if status.success())
 }
