@@ -7,6 +7,8 @@ use std::time::Duration;
 use message::QueueId;
 use redis::{FromRedisValue, Script, ScriptInvocation};
 use tokio::time::timeout;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::config::Config;
 use super::link::Link;
@@ -222,10 +224,15 @@ impl Client {
         doing: &str,
         work: impl Future<Output = redis::RedisResult<T>>,
     ) -> Result<T, QueueError> {
-        match timeout(self.patience, work).await {
+        let span = span(doing);
+        let outcome = match timeout(self.patience, work.instrument(span.clone())).await {
             Ok(result) => result.map_err(|error| failed(self.doing(doing), error)),
             Err(late) => Err(QueueError::Unavailable { doing: self.doing(doing), cause: Box::new(late) }),
+        };
+        if outcome.is_err() {
+            span.record("otel.status_code", "error").record("error.type", "unavailable");
         }
+        outcome
     }
 
     /// Asks the server how it keeps what it answers for.
@@ -273,6 +280,23 @@ impl Client {
         tracing::warn!(faults, "mail that was answered for can be lost");
         Ok(())
     }
+}
+
+/// The span of an exchange with the server, within the work that needs it. What is asked again and again on
+/// nobody's behalf has none.
+fn span(doing: &str) -> Span {
+    if Span::current().is_none() {
+        return Span::none();
+    }
+    tracing::info_span!(
+        "redis",
+        otel.name = doing,
+        otel.kind = "client",
+        otel.status_code = Empty,
+        db.system.name = "redis",
+        db.query.summary = doing,
+        error.type = Empty,
+    )
 }
 
 fn new_enough(version: &str) -> bool {
