@@ -41,7 +41,10 @@ async fn a_message_is_one_trace() -> Result<()> {
     .await?;
     let spans = collector.spans();
     let transaction = spans.iter().find(|span| span.name == "smtp.transaction").context("no transaction")?;
-    ensure!(transaction.parent.is_empty() && transaction.attributes["queue_id"] == id, "{transaction:?}");
+    ensure!(
+        transaction.parent.is_empty() && transaction.attributes["mail.queue_id"] == id,
+        "{transaction:?}"
+    );
     for name in ["packetboat.v1.Verifier/Verify", "packetboat.v1.Delivery/Accept"] {
         let call = spans.iter().find(|span| span.name == name).with_context(|| format!("no {name}"))?;
         ensure!(call.trace == transaction.trace, "{name} is in another trace");

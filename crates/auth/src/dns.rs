@@ -12,6 +12,7 @@ use hickory_resolver::config::{
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use mail_auth::MessageAuthenticator;
+use tracing::Instrument;
 
 use crate::cache::Cache;
 use crate::config::Config;
@@ -172,7 +173,9 @@ impl Dns {
             return Ok(Answer::none(true, Instant::now()));
         };
         full.set_fqdn(true);
-        let asked = self.resolver.lookup(full, record_type);
+        // Not the name: a macro of SPF can put the sender's address into it.
+        let span = tracing::info_span!("dns", otel.kind = "client", dns.question.type = %record_type);
+        let asked = self.resolver.lookup(full, record_type).instrument(span);
         let answer = match tokio::time::timeout(self.deadline, asked).await {
             Ok(Ok(lookup)) => {
                 let records = lookup.answers().iter().filter_map(|record| read(&record.data));

@@ -1,6 +1,8 @@
 //! All methods together.
 
 use message::author::author;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
 
 use crate::arc::{self, ArcCheck};
 use crate::client::{self, Client, ClientCheck};
@@ -44,19 +46,61 @@ impl Authenticator {
     /// the DNS did not answer by then is a temporary error.
     pub async fn check_client(&self, client: &Client) -> ClientCheck {
         let client = Client { ip: client.ip.to_canonical(), ..client.clone() };
-        let (spf, iprev) = tokio::join!(client::spf(&self.dns, &client), client::iprev(&self.dns, client.ip));
+        let spf = async {
+            let check = client::spf(&self.dns, &client).await;
+            let span = Span::current();
+            span.record("mail.auth.spf.result", check.result.as_str());
+            span.record("mail.domain", check.domain.as_deref());
+            check
+        };
+        let iprev = async {
+            let check = client::iprev(&self.dns, client.ip).await;
+            Span::current().record("mail.auth.iprev.result", check.result.as_str());
+            check
+        };
+        let (spf, iprev) = tokio::join!(
+            spf.instrument(info_span!("spf", mail.domain = Empty, mail.auth.spf.result = Empty)),
+            iprev.instrument(info_span!("iprev", mail.auth.iprev.result = Empty)),
+        );
         ClientCheck { spf, iprev }
     }
 
     /// Checks what the message claims: DKIM and ARC, then DMARC. It ends within the deadlines of the
     /// settings; what the DNS did not answer by then is a temporary error.
     pub async fn verify(&self, client: ClientCheck, scanned: &Scanned) -> Verification {
-        let (dkim, arc) = tokio::join!(
-            dkim::verify(&self.dns, scanned, self.max_signatures),
-            arc::verify(&self.dns, scanned)
-        );
+        let (dkim, arc) = tokio::join!(self.verify_dkim(scanned), self.verify_arc(scanned));
         let draw = rand::random_range(0..100);
-        let dmarc = dmarc::verify(&self.dns, author(scanned.header()), &client.spf, &dkim, draw).await;
+        let span = info_span!("dmarc", mail.domain = Empty, mail.auth.dmarc.result = Empty);
+        let dmarc = dmarc::verify(&self.dns, author(scanned.header()), &client.spf, &dkim, draw);
+        let dmarc = dmarc.instrument(span.clone()).await;
+        span.record("mail.auth.dmarc.result", dmarc.result.as_str());
+        span.record("mail.domain", dmarc.domain.as_deref());
         Verification { client, dkim, arc, dmarc }
+    }
+
+    async fn verify_dkim(&self, scanned: &Scanned) -> Vec<DkimCheck> {
+        let span = info_span!(
+            "dkim",
+            mail.auth.dkim.signatures = Empty,
+            mail.auth.dkim.result = Empty,
+            mail.domain = Empty
+        );
+        let checks = dkim::verify(&self.dns, scanned, self.max_signatures).instrument(span.clone()).await;
+        span.record("mail.auth.dkim.signatures", checks.len());
+        let telling = checks.iter().find(|check| check.vouches()).or(checks.first());
+        span.record("mail.auth.dkim.result", telling.map_or("none", |check| check.result.as_str()));
+        span.record("mail.domain", telling.map(|check| check.domain.as_str()));
+        checks
+    }
+
+    async fn verify_arc(&self, scanned: &Scanned) -> ArcCheck {
+        if scanned.header().named("ARC-Seal").next().is_none() {
+            return arc::verify(&self.dns, scanned).await;
+        }
+        let span = info_span!("arc", mail.auth.arc.sets = Empty, mail.auth.arc.result = Empty);
+        let check = arc::verify(&self.dns, scanned).instrument(span.clone()).await;
+        span.record("mail.auth.arc.sets", check.sets);
+        span.record("mail.auth.arc.result", check.result.as_str());
+        check
     }
 }

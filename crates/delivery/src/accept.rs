@@ -62,7 +62,7 @@ impl<'a> Intake<'a> {
         let id =
             QueueId::from_str(&begin.queue_id).map_err(|error| AcceptError::contract(error.to_string()))?;
         let envelope = self.envelope(&begin)?;
-        tracing::Span::current().record("queue_id", id.as_str());
+        tracing::Span::current().record("mail.queue_id", id.as_str());
         let expected = match usize::try_from(begin.declared_size).unwrap_or(usize::MAX) {
             0 => FIRST_MEMORY,
             declared => declared.min(MEMORY_OF_ONE),

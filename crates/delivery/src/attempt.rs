@@ -13,6 +13,7 @@ use queue::{Lease, Leased, Next, Queue, QueueError, Settlement};
 use smtp::Mailbox;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use crate::bounce::Bouncer;
@@ -52,7 +53,7 @@ type Outcomes = Vec<(usize, RecipientOutcome)>;
 /// How an attempt ended.
 #[derive(Default)]
 pub(crate) struct Ended {
-    /// What is to be written down, and the attempt's span; nothing when it was broken off.
+    /// What is to be written down, and the lease's span; nothing when it was broken off.
     pub(crate) settlement: Option<(Settlement, Span)>,
     pub(crate) answer: Answer,
 }
@@ -61,20 +62,23 @@ impl Attempts {
     /// Makes one attempt. What it gives back is to be settled.
     pub(crate) async fn run(&self, in_hand: InHand, abandon: &CancellationToken) -> Ended {
         let entry = &in_hand.leased.entry;
+        let lease = in_hand.span.clone();
         let span = tracing::info_span!(
-            "attempt",
-            queue_id = %entry.id.message,
-            entry = entry.id.number,
-            next_hop = %entry.next_hop,
-            attempt = entry.attempts + 1,
+            parent: &lease, "attempt",
+            otel.status_code = Empty,
+            mail.queue_id = %entry.id.message,
+            mail.attempt = entry.attempts + 1,
+            mail.route = Empty,
+            mail.delivered = Empty,
+            mail.deferred = Empty,
+            mail.failed = Empty,
         );
         match &in_hand.leased.message.traceparent {
-            Some(accepting) if entry.attempts == 0 => proto::trace::continue_trace(&span, accepting),
-            Some(accepting) => proto::trace::link_trace(&span, accepting),
-            None => {}
+            Some(accepting) if entry.attempts > 0 => proto::trace::link_trace(&span, accepting),
+            _ => {}
         }
-        match self.hold_and_try(in_hand, abandon).instrument(span.clone()).await {
-            Some((settlement, answer)) => Ended { settlement: Some((settlement, span)), answer },
+        match self.hold_and_try(in_hand, abandon).instrument(span).await {
+            Some((settlement, answer)) => Ended { settlement: Some((settlement, lease)), answer },
             None => Ended::default(),
         }
     }
@@ -85,7 +89,7 @@ impl Attempts {
         in_hand: InHand,
         abandon: &CancellationToken,
     ) -> Option<(Settlement, Answer)> {
-        let InHand { leased, since, unreachable } = in_hand;
+        let InHand { leased, since, unreachable, span: _ } = in_hand;
         let lease = leased.lease;
         // One that has waited for its turn may not be ours any more.
         let mut renewed = since;
@@ -251,7 +255,8 @@ impl Attempts {
         let folders =
             open.iter().map(|(place, address)| (*place, mailbox_folder(&root, address, junk))).collect();
         let content = ContentReader::new(Arc::clone(&self.queue), leased);
-        zip(open, Filing::new(leased, &self.hostname, folders).run(leased, content).await)
+        let span = tracing::info_span!("maildir", mail.recipients = open.len());
+        zip(open, Filing::new(leased, &self.hostname, folders).run(leased, content).instrument(span).await)
     }
 
     fn new_transfer(&self, leased: &Arc<Leased>, open: &Open) -> Transfer {
@@ -318,6 +323,12 @@ fn report(route: &'static str, judged: &Judgement, took: Duration) {
             metrics::counter!("packetboat_delivery_recipients_total", "outcome" => outcome)
                 .increment(count as u64);
         }
+    }
+    let span = Span::current();
+    span.record("mail.route", route).record("mail.delivered", delivered);
+    span.record("mail.deferred", deferred).record("mail.failed", failed);
+    if deferred + failed > 0 {
+        span.record("otel.status_code", "error");
     }
     tracing::info!(route, delivered, deferred, failed, "attempt ended");
     if let Next::Retry { after, error } = &judged.next {

@@ -113,6 +113,7 @@ impl DeliveryService {
             return Err(AcceptError::contract("the recipients lead nowhere"));
         }
         let (id, size) = (received.record.id, received.record.size);
+        tracing::Span::current().record("mail.size", size).record("mail.entries", entries.len());
         let lease = self.dispatcher.lease_with_accept(&entries);
         let message = NewMessage { record: received.record, inline: received.head, entries };
         let accepted = self.queue.accept(message, lease).await?;
@@ -151,11 +152,19 @@ fn answer(standing: RecipientStanding, detail: impl Into<String>) -> ProbeRespon
 #[async_trait]
 impl Delivery for DeliveryService {
     async fn accept(&self, frames: Frames<Frame>) -> Result<AcceptResponse, ServiceError> {
-        let span = tracing::info_span!("accept", queue_id = tracing::field::Empty);
+        let span = tracing::info_span!(
+            "accept",
+            otel.status_code = tracing::field::Empty,
+            mail.queue_id = tracing::field::Empty,
+            mail.size = tracing::field::Empty,
+            mail.entries = tracing::field::Empty,
+        );
         self.take(frames)
-            .instrument(span)
+            .instrument(span.clone())
             .await
             .inspect_err(|error| {
+                span.record("otel.status_code", "error");
+                let _entered = span.enter();
                 metrics::counter!("packetboat_accept_refused_total").increment(1);
                 tracing::warn!(error = %with_causes(error), "message not accepted");
             })

@@ -14,13 +14,18 @@ use message::Failure;
 use queue::{Leased, NextHop};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::Span;
 
+/// An entry that is leased for the first time within this is still in the trace of its message.
+const SAME_TRACE: Duration = Duration::from_secs(60);
 /// So many idle next hops are remembered with what was learnt of them.
 const REMEMBERED: usize = 4096;
 
 /// An entry in hand.
 pub(crate) struct InHand {
     pub(crate) leased: Leased,
+    /// Open for as long as the lease is held.
+    pub(crate) span: Span,
     /// Since when.
     pub(crate) since: Instant,
     /// Why its next hop is left alone at present.
@@ -190,7 +195,8 @@ impl Slots {
             state.hops.insert(leased.entry.next_hop.clone(), hop);
         }
         let Some(hop) = state.hops.get_mut(&leased.entry.next_hop) else { return Admission::Refused(leased) };
-        let mut in_hand = InHand { leased, since: Instant::now(), unreachable: None };
+        let mut in_hand =
+            InHand { span: lease_span(&leased), leased, since: Instant::now(), unreachable: None };
         if hop.running < hop.limit && state.running < self.concurrency {
             hop.running += 1;
             state.running += 1;
@@ -263,6 +269,29 @@ impl Slots {
         state.waiting = 0;
         state.hops.values_mut().flat_map(|hop| hop.waiting.drain(..)).map(|in_hand| in_hand.leased).collect()
     }
+}
+
+/// A first attempt belongs to the trace of the message. A later one is a trace of its own with a link to it:
+/// so a trace ends within reasonable time.
+fn lease_span(leased: &Leased) -> Span {
+    let (entry, message) = (&leased.entry, &leased.message);
+    let fresh = entry.attempts == 0 && leased.now < message.accepted_at.after(SAME_TRACE);
+    let span = tracing::info_span!(
+        parent: None, "lease",
+        otel.kind = "consumer",
+        messaging.operation.name = "process",
+        mail.queue_id = %entry.id.message,
+        mail.entry = entry.id.number,
+        mail.next_hop = %entry.next_hop,
+        mail.attempt = entry.attempts + 1,
+        mail.lease.epoch = entry.epoch,
+    );
+    match &message.traceparent {
+        Some(accepting) if fresh => proto::trace::continue_trace(&span, accepting),
+        Some(accepting) => proto::trace::link_trace(&span, accepting),
+        None => {}
+    }
+    span
 }
 
 impl State {

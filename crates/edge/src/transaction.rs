@@ -1,8 +1,11 @@
 //! The envelope being built: one MAIL, and the recipients accepted so far.
 
+use std::net::IpAddr;
+
 use message::QueueId;
-use smtp::{Body, Mailbox, ReversePath};
+use smtp::{Body, Mailbox, Reply, ReversePath};
 use tracing::Span;
+use tracing::field::{Empty, display};
 
 /// One mail transaction (RFC 5321 §3.3), from MAIL to the reply to its content.
 pub(crate) struct Transaction {
@@ -23,6 +26,7 @@ pub(crate) struct Transaction {
 impl Transaction {
     pub(crate) fn new(
         listener: &str,
+        client: IpAddr,
         reverse_path: ReversePath,
         size: Option<u64>,
         body: Body,
@@ -31,12 +35,27 @@ impl Transaction {
     ) -> Self {
         let id = QueueId::generate();
         let span = tracing::info_span!(
-            parent: None, "smtp.transaction", otel.kind = "server", queue_id = %id, listener,
-            recipients = tracing::field::Empty, size = tracing::field::Empty, reply = tracing::field::Empty,
+            parent: None, "smtp.transaction",
+            otel.kind = "server", otel.status_code = Empty, error.type = Empty,
+            network.protocol.name = "smtp", client.address = %client,
+            mail.queue_id = %id, mail.listener = listener, mail.recipients = Empty, mail.size = Empty,
+            smtp.status_code = Empty, smtp.enhanced_status_code = Empty,
         );
         let eight_bit = body == Body::EightBitMime;
         let declared_size = size.unwrap_or(0);
         Self { id, span, reverse_path, recipients: Vec::new(), smtputf8, eight_bit, declared_size, max_size }
+    }
+
+    /// Tells the span how the transaction ended.
+    pub(crate) fn tell(span: &Span, reply: &Reply) {
+        span.record("smtp.status_code", reply.code);
+        if let Some(enhanced) = reply.enhanced {
+            span.record("smtp.enhanced_status_code", display(enhanced));
+        }
+        // A refusal is an answer; that a message cannot be taken is our fault.
+        if reply.is_transient() {
+            span.record("otel.status_code", "error").record("error.type", display(reply.code));
+        }
     }
 
     /// Adds a recipient; one named twice gets one copy.

@@ -106,6 +106,22 @@ async fn serve(
         .map_err(TransportError::Serve)
 }
 
+/// The span of a call, a child of the caller's.
+macro_rules! called {
+    ($method:literal, $request:expr) => {{
+        let span = tracing::info_span!(
+            $method,
+            otel.kind = "server",
+            otel.status_code = tracing::field::Empty,
+            rpc.system.name = "grpc",
+            rpc.method = $method,
+            error.type = tracing::field::Empty,
+        );
+        trace::adopt(&span, $request.metadata());
+        span
+    }};
+}
+
 struct VerifierEnd(Arc<dyn Verifier>);
 
 #[tonic::async_trait]
@@ -114,18 +130,14 @@ impl verifier_server::Verifier for VerifierEnd {
         &self,
         request: Request<Streaming<VerifyRequest>>,
     ) -> Result<Response<VerifyResponse>, Status> {
-        let span =
-            tracing::info_span!("packetboat.v1.Verifier/Verify", otel.kind = "server", rpc.system = "grpc");
-        trace::adopt(&span, request.metadata());
+        let span = called!("packetboat.v1.Verifier/Verify", request);
         let (frames, received) = mpsc::channel(FRAMES_IN_FLIGHT);
         let pump = pump(request.into_inner(), frames, |message| message.frame);
         answer(self.0.verify(received), pump).instrument(span).await
     }
 
     async fn sign(&self, request: Request<Streaming<SignRequest>>) -> Result<Response<SignResponse>, Status> {
-        let span =
-            tracing::info_span!("packetboat.v1.Verifier/Sign", otel.kind = "server", rpc.system = "grpc");
-        trace::adopt(&span, request.metadata());
+        let span = called!("packetboat.v1.Verifier/Sign", request);
         let (frames, received) = mpsc::channel(FRAMES_IN_FLIGHT);
         let pump = pump(request.into_inner(), frames, |message| message.frame);
         answer(self.0.sign(received), pump).instrument(span).await
@@ -140,18 +152,14 @@ impl delivery_server::Delivery for DeliveryEnd {
         &self,
         request: Request<Streaming<AcceptRequest>>,
     ) -> Result<Response<AcceptResponse>, Status> {
-        let span =
-            tracing::info_span!("packetboat.v1.Delivery/Accept", otel.kind = "server", rpc.system = "grpc");
-        trace::adopt(&span, request.metadata());
+        let span = called!("packetboat.v1.Delivery/Accept", request);
         let (frames, received) = mpsc::channel(FRAMES_IN_FLIGHT);
         let pump = pump(request.into_inner(), frames, |message| message.frame);
         answer(self.0.accept(received), pump).instrument(span).await
     }
 
     async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
-        let span =
-            tracing::info_span!("packetboat.v1.Delivery/Probe", otel.kind = "server", rpc.system = "grpc");
-        trace::adopt(&span, request.metadata());
+        let span = called!("packetboat.v1.Delivery/Probe", request);
         answer(self.0.probe(request.into_inner()), pending()).instrument(span).await
     }
 }
@@ -176,7 +184,11 @@ async fn answer<T>(
         pending::<()>().await;
     };
     tokio::select! {
-        result = call => result.map(Response::new).map_err(Status::from),
+        result = call => result.map(Response::new).map_err(|error| {
+            let span = tracing::Span::current();
+            span.record("otel.status_code", "error").record("error.type", tracing::field::debug(error.code));
+            Status::from(error)
+        }),
         () = pump => Err(Status::internal("the frame pump ended the call")),
     }
 }

@@ -4,6 +4,7 @@
 //! from [`Metrics::render`] by the admin server.
 
 mod export;
+mod log;
 mod metrics;
 
 use std::io::IsTerminal;
@@ -13,11 +14,16 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
+use log::{Correlated, Place};
+
 pub use export::ExportError;
 pub use metrics::Metrics;
 
 /// What is logged unless told otherwise.
 const LOG_FILTER: &str = "info,fjall=warn,lsm_tree=warn";
+
+/// The target of records that name mail addresses: `tracing::info!(target: "addresses", …)`.
+const ADDRESSES: &str = "addresses";
 
 /// What the `telemetry:` section of the settings says.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,8 +31,14 @@ const LOG_FILTER: &str = "info,fjall=warn,lsm_tree=warn";
 pub struct Config {
     /// The OTLP/gRPC collector (`http://host:4317`); absent: spans are not exported.
     pub otlp: Option<String>,
-    /// The share of transactions that is traced, 0.0 to 1.0.
+    /// The share of transactions that is traced, 0.0 to 1.0. What a traced transaction causes is traced
+    /// whatever the ratio of the process.
     pub sample_ratio: f64,
+    /// Whether traces may tell mail addresses, and what servers replied. Spans then carry the records of
+    /// the log as events, and the log has them, too.
+    pub addresses: bool,
+    /// Where `packetboat trace` asks: the query API of a Jaeger (`http://host:16686`).
+    pub query: Option<String>,
     /// `text` for people or `json` for programs.
     pub log_format: LogFormat,
     /// What is logged, in the syntax of `tracing_subscriber::EnvFilter`. Default: `info`, without the
@@ -46,7 +58,14 @@ pub enum LogFormat {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { otlp: None, sample_ratio: 1.0, log_format: LogFormat::Text, log_filter: LOG_FILTER.to_owned() }
+        Self {
+            otlp: None,
+            sample_ratio: 1.0,
+            addresses: false,
+            query: None,
+            log_format: LogFormat::Text,
+            log_filter: LOG_FILTER.to_owned(),
+        }
     }
 }
 
@@ -63,7 +82,9 @@ impl Config {
     }
 
     fn filter(&self) -> Result<EnvFilter, TelemetryError> {
+        let level = if self.addresses { "info" } else { "off" };
         EnvFilter::try_new(&self.log_filter)
+            .and_then(|_| EnvFilter::try_new(format!("{},{ADDRESSES}={level}", self.log_filter)))
             .map_err(|cause| TelemetryError::Filter { filter: self.log_filter.clone(), cause })
     }
 }
@@ -110,16 +131,23 @@ impl Telemetry {
         config.check()?;
         let metrics = Metrics::install().map_err(|_| TelemetryError::Twice)?;
         let exporter = match &config.otlp {
-            Some(endpoint) => Some(export::Exporter::new(endpoint, config.sample_ratio, role)?),
+            Some(endpoint) => Some(export::Exporter::new(endpoint, config, role)?),
             None => None,
         };
-        let spans = exporter.as_ref().map(export::Exporter::layer::<Registry>);
+        let spans = exporter.as_ref().map(|exporter| exporter.layer::<Registry>(config.addresses));
         let filter = config.filter()?;
         let colours = std::io::stderr().is_terminal();
-        let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let format = tracing_subscriber::fmt::format();
         let logs = match config.log_format {
-            LogFormat::Text => format.boxed(),
-            LogFormat::Json => format.json().flatten_event(true).boxed(),
+            LogFormat::Text => {
+                let inner = format.with_ansi(colours);
+                layer.with_ansi(colours).event_format(Correlated { inner, place: Place::Text }).boxed()
+            }
+            LogFormat::Json => {
+                let inner = format.json().flatten_event(true);
+                layer.json().event_format(Correlated { inner, place: Place::Json }).boxed()
+            }
         };
         tracing_subscriber::registry()
             .with(spans)

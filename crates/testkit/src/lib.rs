@@ -12,6 +12,7 @@ pub mod child;
 pub mod corpus;
 pub mod dkim;
 pub mod dns;
+pub mod jaeger;
 pub mod keys;
 pub mod kubernetes;
 pub mod ledger;

@@ -104,6 +104,17 @@ fn malformed(dmarc: &DmarcCheck, config: &Config) -> Verdict {
     }
 }
 
+/// The name of a disposition in metrics, logs and traces.
+pub(crate) fn name(disposition: Disposition) -> &'static str {
+    match disposition {
+        Disposition::Unspecified => "unspecified",
+        Disposition::Deliver => "deliver",
+        Disposition::Quarantine => "quarantine",
+        Disposition::Reject => "reject",
+        Disposition::Defer => "defer",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

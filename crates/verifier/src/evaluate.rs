@@ -11,7 +11,7 @@ use proto::{ErrorCode, ServiceError, VerifyBegin, VerifyResponse};
 use smtp::Mailbox;
 
 use crate::collect::Collected;
-use crate::disposition::{Strictness, Verdict, decide};
+use crate::disposition::{Strictness, Verdict, decide, name};
 use crate::service::VerifierService;
 
 /// The first frame, read.
@@ -107,13 +107,7 @@ fn record(envelope: &Envelope, verification: &Verification, verdict: &Verdict, s
         metrics::counter!("packetboat_auth_results_total", "method" => method, "result" => result)
             .increment(1);
     }
-    let disposition = match verdict.disposition {
-        proto::Disposition::Unspecified => "unspecified",
-        proto::Disposition::Deliver => "deliver",
-        proto::Disposition::Quarantine => "quarantine",
-        proto::Disposition::Reject => "reject",
-        proto::Disposition::Defer => "defer",
-    };
+    let disposition = name(verdict.disposition);
     metrics::counter!("packetboat_verifier_messages_total", "disposition" => disposition).increment(1);
     metrics::histogram!("packetboat_verifier_evaluation_duration_seconds").record(started.elapsed());
     tracing::info!(

@@ -4,12 +4,16 @@ use async_trait::async_trait;
 use auth::{Authenticator, Purpose};
 use domains::Domains;
 use proto::{
-    ErrorCode, Frames, ServiceError, SignResponse, Verifier, VerifyResponse, sign_request, verify_request,
+    Disposition, ErrorCode, Frames, ServiceError, SignResponse, Verifier, VerifyResponse, sign_request,
+    verify_request,
 };
 use tokio::time::timeout;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
 
 use crate::collect::{Memory, begin, collect};
 use crate::config::Config;
+use crate::disposition::name;
 use crate::evaluate::Envelope;
 use crate::signers::Signers;
 
@@ -62,20 +66,46 @@ impl Verifier for VerifierService {
         &self,
         mut frames: Frames<verify_request::Frame>,
     ) -> Result<VerifyResponse, ServiceError> {
-        let envelope = Envelope::try_from(begin(&mut frames, &self.config).await?)?;
-        let (client, collected) = tokio::try_join!(
-            async { Ok(self.authenticator.check_client(&envelope.client).await) },
-            collect(&mut frames, Purpose::Verify, &self.config, &self.memory),
-        )?;
-        let work = self.evaluate(&envelope, client, collected);
-        timeout(self.config.deadline, work).await.map_err(|_| late())
+        let span = info_span!("verify", mail.queue_id = Empty, mail.disposition = Empty);
+        let work = async {
+            let envelope = Envelope::try_from(begin(&mut frames, &self.config).await?)?;
+            Span::current().record("mail.queue_id", &envelope.queue_id);
+            let (client, collected) = tokio::try_join!(
+                async { Ok(self.authenticator.check_client(&envelope.client).await) },
+                collect(&mut frames, Purpose::Verify, &self.config, &self.memory),
+            )?;
+            let work = self.evaluate(&envelope, client, collected);
+            let response = timeout(self.config.deadline, work).await.map_err(|_| late())?;
+            tell(response.disposition());
+            Ok(response)
+        };
+        work.instrument(span).await
     }
 
     async fn sign(&self, mut frames: Frames<sign_request::Frame>) -> Result<SignResponse, ServiceError> {
-        let begin = begin(&mut frames, &self.config).await?;
-        let collected = collect(&mut frames, Purpose::Sign, &self.config, &self.memory).await?;
-        timeout(self.config.deadline, self.submit(begin, collected)).await.map_err(|_| late())?
+        let span = info_span!(
+            "sign",
+            mail.queue_id = Empty,
+            mail.domain = Empty,
+            mail.signatures = Empty,
+            mail.disposition = Empty
+        );
+        let work = async {
+            let begin = begin(&mut frames, &self.config).await?;
+            Span::current().record("mail.queue_id", &begin.queue_id);
+            let collected = collect(&mut frames, Purpose::Sign, &self.config, &self.memory).await?;
+            let work = self.submit(begin, collected);
+            let response = timeout(self.config.deadline, work).await.map_err(|_| late())??;
+            tell(response.disposition());
+            Ok(response)
+        };
+        work.instrument(span).await
     }
+}
+
+/// Tells the span of the call what is to be done with the message.
+fn tell(disposition: Disposition) {
+    Span::current().record("mail.disposition", name(disposition));
 }
 
 fn late() -> ServiceError {

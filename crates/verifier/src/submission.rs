@@ -84,6 +84,8 @@ impl VerifierService {
             .map_err(|error| ServiceError::new(ErrorCode::Internal, error.to_string()))?
             .map_err(|error| ServiceError::new(ErrorCode::Internal, error.to_string()))?;
         metrics::counter!("packetboat_verifier_signatures_total").increment(count as u64);
+        let span = tracing::Span::current();
+        span.record("mail.signatures", count).record("mail.domain", writer.domain_name());
         tracing::info!(queue_id = begin.queue_id, signatures = count, "message signed");
         let prepend = [signatures.as_bytes(), &begin.prepend, outgoing.added.section()].concat();
         Ok(SignResponse {

@@ -7,6 +7,8 @@ use smtp::client::Capabilities;
 use tls::{ClientTls, Security};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument, info_span};
 
 use super::config::{OutboundConfig, Timeouts};
 use super::failure::{Class, GREETING, Stage, class};
@@ -98,8 +100,25 @@ impl Connection {
             let text = format!("{} sent more than its reply to STARTTLS in clear", self.peer);
             return Err(Unready::Obstacle(self.peer.obstacle("4.7.0", text)));
         }
-        let (wire, security) =
-            self.wire.encrypt(tls, &self.peer.host.name).await.map_err(Unready::Handshake)?;
+        let span = info_span!(
+            "tls",
+            otel.kind = "client",
+            otel.status_code = Empty,
+            tls.protocol.version = Empty,
+            tls.cipher = Empty,
+            tls.verified = Empty,
+        );
+        let handshake = self.wire.encrypt(tls, &self.peer.host.name).instrument(span.clone()).await;
+        let (wire, security) = handshake.map_err(|error| {
+            span.record("otel.status_code", "error");
+            Unready::Handshake(error)
+        })?;
+        if let Some(security) = &security {
+            span.record("tls.protocol.version", security.protocol)
+                .record("tls.cipher", security.cipher.as_str())
+                .record("tls.verified", security.verified);
+        }
+        drop(span);
         let mut connection = Self { wire, security, capabilities: Capabilities::default(), ..self };
         connection.introduce(&config.hostname, timeouts).await.map_err(Unready::Obstacle)?;
         Ok(connection)

@@ -5,6 +5,7 @@ use std::io;
 use tls::ClientTls;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
+use tracing::field::Empty;
 use tracing::{Instrument, info_span};
 
 use super::client::{Connection, Unready};
@@ -52,10 +53,25 @@ async fn attempt(
     tls: Option<&ClientTls>,
     config: &OutboundConfig,
 ) -> Result<Connection, Unready> {
-    let span =
-        info_span!("connect", network.peer.address = %peer.address.ip(), server.port = peer.address.port());
-    let stream = open(peer, config).instrument(span).await.map_err(Unready::Obstacle)?;
-    Connection::greet(stream, peer.clone(), tls, config).instrument(info_span!("greet")).await
+    let span = info_span!(
+        "connect",
+        otel.kind = "client",
+        otel.status_code = Empty,
+        server.address = peer.host.name,
+        server.port = peer.address.port(),
+        network.peer.address = %peer.address.ip(),
+    );
+    let stream = open(peer, config).instrument(span.clone()).await.map_err(|obstacle| {
+        span.record("otel.status_code", "error");
+        Unready::Obstacle(obstacle)
+    })?;
+    drop(span);
+    let span = info_span!("greet", otel.kind = "client", otel.status_code = Empty);
+    let greeted = Connection::greet(stream, peer.clone(), tls, config).instrument(span.clone()).await;
+    if greeted.is_err() {
+        span.record("otel.status_code", "error");
+    }
+    greeted
 }
 
 async fn open(peer: &Peer, config: &OutboundConfig) -> Result<TcpStream, Obstacle> {

@@ -109,7 +109,11 @@ impl Outbound {
             return Ok((vec![host(address.to_string())], Lookup::Exchanger));
         }
         let plan = self.inner.resolver.mx_plan(domain, &self.inner.config.hostname);
-        let plan = plan.instrument(info_span!("dns", dns.question.name = domain)).await?;
+        let plan = plan
+            .instrument(
+                info_span!("dns", otel.kind = "client", dns.question.name = domain, dns.question.type = "MX"),
+            )
+            .await?;
         let lookup = if plan.implicit { Lookup::Implicit } else { Lookup::Exchanger };
         Ok((plan.hosts.into_iter().map(|mx| host(mx.name)).collect(), lookup))
     }
@@ -170,6 +174,8 @@ impl Outbound {
     ) -> After {
         let span = info_span!(
             "transaction",
+            otel.kind = "client",
+            network.protocol.name = connection.peer.host.protocol.as_str(),
             server.address = connection.peer.host.name,
             network.peer.address = %connection.peer.address.ip(),
             tls.protocol.version = connection.security.as_ref().map(|security| security.protocol),
@@ -187,14 +193,15 @@ impl Outbound {
     async fn addresses(&self, host: &Host, lookup: Lookup) -> Result<Vec<IpAddr>, AddressError> {
         let (resolver, name) = (&self.inner.resolver, host.name.as_str());
         let policy = AddressPolicy { allow_loopback: self.inner.config.allow_loopback };
-        let span = info_span!("dns", dns.question.name = name);
+        let span =
+            || info_span!("dns", otel.kind = "client", dns.question.name = name, dns.question.type = "A");
         match lookup {
-            Lookup::Configured => resolver.host_addresses(name).instrument(span).await,
+            Lookup::Configured => resolver.host_addresses(name).instrument(span()).await,
             Lookup::Exchanger | Lookup::Implicit => match name.parse() {
                 // An address literal: the host is its own address.
                 Ok(address) if policy.permits(address) => Ok(vec![address]),
                 Ok(address) => Err(AddressError::Refused { host: name.to_owned(), address }),
-                Err(_) => resolver.addresses(name, policy).instrument(span).await,
+                Err(_) => resolver.addresses(name, policy).instrument(span()).await,
             },
         }
     }

@@ -11,6 +11,8 @@ use bytes::Buf;
 use smtp::Reply;
 use smtp::data::DataEncoder;
 use tokio::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::client::Connection;
 use super::config::OutboundConfig;
@@ -114,6 +116,45 @@ fn mail_parameters(connection: &Connection, transfer: &Transfer) -> Result<Strin
     Ok(parameters)
 }
 
+/// The span of one step of a transaction.
+fn step(command: &'static str) -> Span {
+    tracing::info_span!(
+        "smtp",
+        otel.name = command,
+        otel.kind = "client",
+        otel.status_code = Empty,
+        smtp.command = command,
+        smtp.status_code = Empty,
+    )
+}
+
+/// Tells the present step what the peer replied, or that it did not.
+fn tell(reply: &Result<Reply, Loss>) {
+    match reply {
+        Ok(reply) => tell_reply(reply),
+        Err(_) => {
+            Span::current().record("otel.status_code", "error");
+        }
+    }
+}
+
+fn tell_reply(reply: &Reply) {
+    let span = Span::current();
+    span.record("smtp.status_code", reply.code);
+    if matches!(class(reply), Class::Temporary | Class::Permanent) {
+        span.record("otel.status_code", "error");
+        tracing::info!(target: "addresses", reply = %reply, "reply of the peer");
+    }
+}
+
+/// Of several replies a step tells the worst.
+fn worst_of(before: Option<Reply>, reply: &Reply) -> Option<Reply> {
+    match before {
+        Some(before) if before.code >= reply.code => Some(before),
+        _ => Some(reply.clone()),
+    }
+}
+
 /// One transaction for some of the recipients. Errors of its steps say what the connection is good
 /// for; the ledger has been told by then.
 struct Transaction<'a> {
@@ -150,7 +191,7 @@ impl Transaction<'_> {
             line.push_str("DATA\r\n");
         }
         // Pipelined, this one write holds all commands, and what follows are their replies.
-        let mail = self.exchange(Some(line), MAIL, timeouts.mail, batch).await?;
+        let mail = self.exchange(Some(line), MAIL, timeouts.mail, batch).instrument(step("MAIL")).await?;
         let has_sender = class(&mail) == Class::Positive;
         if !has_sender {
             batch.iter().for_each(|number| self.judge(*number, MAIL, &mail));
@@ -159,30 +200,42 @@ impl Transaction<'_> {
         if !has_sender && !pipelined {
             return Ok(());
         }
-        for (at, &number) in batch.iter().enumerate() {
-            let line = (!pipelined).then(|| self.rcpt_line(number));
-            let open = if has_sender { &batch[at..] } else { &[] };
-            let reply = self.exchange(line, RCPT, timeouts.rcpt, open).await?;
-            if has_sender {
-                self.judge_recipient(number, &reply);
-            }
-        }
+        self.recipients(batch, has_sender, pipelined).instrument(step("RCPT")).await?;
         if self.accepted.is_empty() && !pipelined {
             return self.reset().await;
         }
         let line = (!pipelined).then(|| "DATA\r\n".to_owned());
-        let data = self.exchange(line, DATA, timeouts.data, &[]).await?;
+        let data = self.exchange(line, DATA, timeouts.data, &[]).instrument(step("DATA")).await?;
         match class(&data) {
             Class::Intermediate if self.accepted.is_empty() => self.end_empty().await,
             Class::Intermediate => {
-                self.send_content().await?;
-                self.final_replies().await
+                let content = async {
+                    self.send_content().await?;
+                    self.final_replies().await
+                };
+                content.instrument(step("content")).await
             }
             _ => {
                 self.judge_accepted(DATA, &data);
                 self.reset().await
             }
         }
+    }
+
+    /// RCPT for each of `batch`, or with pipelining the replies to it.
+    async fn recipients(&mut self, batch: &[usize], has_sender: bool, pipelined: bool) -> Result<(), After> {
+        let mut worst = None;
+        for (at, &number) in batch.iter().enumerate() {
+            let line = (!pipelined).then(|| self.rcpt_line(number));
+            let open = if has_sender { &batch[at..] } else { &[] };
+            let reply = self.exchange(line, RCPT, self.config.timeouts.rcpt, open).await?;
+            if has_sender {
+                self.judge_recipient(number, &reply);
+            }
+            worst = worst_of(worst, &reply);
+        }
+        worst.iter().for_each(tell_reply);
+        Ok(())
     }
 
     fn mail_line(&self, parameters: &str) -> String {
@@ -213,6 +266,9 @@ impl Transaction<'_> {
             Ok(()) => self.connection.wire.reply(limit).await,
             Err(loss) => Err(loss),
         };
+        if stage != RCPT {
+            tell(&reply);
+        }
         let obstacle = match &reply {
             Ok(reply) if reply.code == 421 => self.connection.peer.refusal(stage, reply),
             Err(loss) => self.connection.peer.lost(stage, loss),
@@ -354,16 +410,18 @@ impl Transaction<'_> {
             Protocol::Smtp => vec![&accepted],
             Protocol::Lmtp => accepted.chunks(1).collect(),
         };
-        let mut hung_up = false;
+        let (mut hung_up, mut worst) = (false, None);
         for (at, group) in groups.iter().enumerate() {
             let reply = match self.connection.wire.reply(self.config.timeouts.data_end).await {
                 Ok(reply) => reply,
                 Err(loss) => {
+                    Span::current().record("otel.status_code", "error");
                     groups[at..].iter().for_each(|group| self.doubt(group, &loss));
                     return Err(After::Spent);
                 }
             };
             hung_up |= reply.code == 421;
+            worst = worst_of(worst, &reply);
             for &number in *group {
                 if class(&reply) == Class::Positive {
                     let outcome = RecipientOutcome::Delivered { by: by.clone(), reply: reply_text(&reply) };
@@ -373,6 +431,7 @@ impl Transaction<'_> {
                 }
             }
         }
+        worst.iter().for_each(tell_reply);
         if hung_up { Err(After::Spent) } else { Ok(()) }
     }
 

@@ -35,8 +35,10 @@ impl Session {
             "packetboat_smtp_messages_total", "listener" => self.listener.name.clone(), "outcome" => outcome
         )
         .increment(1);
-        let reply = reply?;
-        span.record("reply", tracing::field::display(&reply));
+        let reply = reply.inspect_err(|_| {
+            span.record("otel.status_code", "error").record("error.type", "aborted");
+        })?;
+        Transaction::tell(&span, &reply);
         let _entered = span.entered();
         tracing::info!(client = %self.client_ip(), %reply, "message {outcome}");
         self.say(reply)
@@ -58,7 +60,13 @@ impl Session {
             },
         }
         .render(&Zoned::now());
-        transaction.span.record("recipients", transaction.recipients.len());
+        transaction.span.record("mail.recipients", transaction.recipients.len());
+        tracing::info!(
+            target: "addresses",
+            from = %transaction.reverse_path,
+            to = ?transaction.recipients.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "envelope"
+        );
         let mut relay = Relay::open(self, &transaction, received);
         self.connection.queue(&Reply::plain(354, "Start mail input; end with <CRLF>.<CRLF>"));
         self.connection.flush().await?;
@@ -67,7 +75,7 @@ impl Session {
         let mut decoder = DataDecoder::new(transaction.max_size, limits.max_line_bytes);
         let mut hops = Hops::default();
         self.stream(&mut decoder, &mut hops, &mut relay).await?;
-        transaction.span.record("size", decoder.size());
+        transaction.span.record("mail.size", decoder.size());
         if let Some(fault) = decoder.fault() {
             return Ok(fault_reply(fault, transaction.max_size));
         }

@@ -25,8 +25,9 @@ impl Session {
             let text = "The sender address is not one of yours";
             return self.say(Reply::new(553, EnhancedCode(5, 7, 1), text));
         }
+        let (listener, client) = (&self.listener.name, self.client_ip());
         self.transaction =
-            Some(Transaction::new(&self.listener.name, reverse_path, size, body, smtputf8, max_size));
+            Some(Transaction::new(listener, client, reverse_path, size, body, smtputf8, max_size));
         self.rules.mail_accepted();
         self.say(Reply::new(250, EnhancedCode(2, 1, 0), "Ok"))
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use redis::aio::ConnectionLike;
 use redis::{FromRedisValue, Script, ScriptInvocation, Value};
 use tokio::time::timeout;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::config::{Config, TlsConfig};
 use super::durability::Durability;
@@ -237,11 +239,33 @@ impl Client {
         doing: &str,
         work: impl Future<Output = redis::RedisResult<T>>,
     ) -> Result<T, QueueError> {
-        match timeout(self.patience, work).await {
+        let span = span(doing);
+        let outcome = match timeout(self.patience, work.instrument(span.clone())).await {
             Ok(result) => result.map_err(|error| failed(self.doing(doing), error)),
             Err(late) => Err(QueueError::Unavailable { doing: self.doing(doing), cause: Box::new(late) }),
+        };
+        if outcome.is_err() {
+            span.record("otel.status_code", "error").record("error.type", "unavailable");
         }
+        outcome
     }
+}
+
+/// The span of an exchange with the server, within the work that needs it. What is asked again and again on
+/// nobody's behalf has none.
+fn span(doing: &str) -> Span {
+    if Span::current().is_none() {
+        return Span::none();
+    }
+    tracing::info_span!(
+        "redis",
+        otel.name = doing,
+        otel.kind = "client",
+        otel.status_code = Empty,
+        db.system.name = "redis",
+        db.query.summary = doing,
+        error.type = Empty,
+    )
 }
 
 fn failed(doing: String, error: redis::RedisError) -> QueueError {
