@@ -23,9 +23,9 @@ use crate::update::{Change, Rfc2136, UpdateError};
 /// A way to publish.
 pub(crate) enum Publisher {
     /// Dynamic update at a primary.
-    Rfc2136(Rfc2136),
+    Rfc2136(Box<Rfc2136>),
     /// Objects that external-dns reads.
-    ExternalDns(Endpoints),
+    ExternalDns(Box<Endpoints>),
 }
 
 /// Why records were not published.
@@ -111,7 +111,7 @@ impl Context {
                 None => refuse(Reason::InvalidSpec, "mode Provider needs dns.providerRef with kind and name"),
             },
             DnsMode::ExternalDNS => match Endpoints::load(&self.client, domain).await? {
-                Some(endpoints) => Ok(Ok(Some(Publisher::ExternalDns(endpoints)))),
+                Some(endpoints) => Ok(Ok(Some(Publisher::ExternalDns(Box::new(endpoints))))),
                 None => refuse(
                     Reason::ExternalDNSNotInstalled,
                     "the cluster knows no DNSEndpoint (externaldns.k8s.io/v1alpha1): install external-dns with its CRD",
@@ -188,7 +188,7 @@ impl Context {
         let owner = domain.uid().unwrap_or_default();
         let decoded = decode_tsig(secret);
         match Rfc2136::new(server, &spec.tsig.key_name, &spec.tsig.algorithm, &decoded, owner) {
-            Ok(publisher) => Ok(Ok(Some(Publisher::Rfc2136(publisher)))),
+            Ok(publisher) => Ok(Ok(Some(Publisher::Rfc2136(Box::new(publisher))))),
             Err(error) => refuse(Reason::InvalidSpec, format!("{place}.tsig: {error}")),
         }
     }
