@@ -4,6 +4,10 @@ use anyhow::{Result, ensure};
 use testkit::kubernetes::ApiServer;
 
 const CRD: &str = include_str!("../../k8s/crds/maildomains.yaml");
+const PROVIDERS: [(&str, &str); 2] = [
+    ("dnsproviders", include_str!("../../k8s/crds/dnsproviders.yaml")),
+    ("clusterdnsproviders", include_str!("../../k8s/crds/clusterdnsproviders.yaml")),
+];
 
 fn mail_domain(spec: &str) -> String {
     format!(
@@ -49,6 +53,8 @@ async fn every_rule_speaks() -> Result<()> {
         ),
         ("{domain: a.test, outbound: {ratePerMinute: 0}}", "spec.outbound.ratePerMinute"),
         ("{domain: a.test, outbound: {weight: 1001}}", "spec.outbound.weight"),
+        ("{domain: a.test, dns: {mode: Provider}}", "dns.mode Provider needs dns.providerRef"),
+        ("{domain: a.test, dns: {mode: ExternalDNS, externalDNS: {txtFormat: Split}}}", "txtFormat"),
         ("{domain: a.test, unknown: 1}", "unknown"),
     ];
     for (spec, told) in wrong {
@@ -64,5 +70,46 @@ async fn every_rule_speaks() -> Result<()> {
     }
     let found = ["get", "mdom", "-A", "--field-selector", "spec.domain=a.test", "-o", "name"];
     ensure!(api.kubectl(&found, None).await?.contains("/d"), "it is not found by its domain");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rule_of_providers_speaks() -> Result<()> {
+    let api = ApiServer::start().await?;
+    for (name, crd) in PROVIDERS {
+        api.apply(crd).await?;
+        let crd = format!("crd/{name}.mail.packetboat.dev");
+        api.kubectl(&["wait", "--for=condition=Established", &crd], None).await?;
+    }
+    let dry = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
+    let way = "rfc2136: {server: s, tsig: {keyName: k, algorithm: hmac-sha256, secretRef: {name: t}}}";
+    let weak = way.replace("sha256", "md5");
+    let whose = |domains: &str, namespaces: &str| {
+        format!("{{{way}, secretNamespace: keys, domains: {domains}, namespaces: {namespaces}}}")
+    };
+    let wrong = [
+        ("DNSProvider", "{}".to_owned(), "say how to publish"),
+        ("DNSProvider", format!("{{{weak}}}"), "hmac-sha256"),
+        ("DNSProvider", format!("{{{way}, domains: [a.test]}}"), "domains"),
+        ("ClusterDNSProvider", whose("[]", "[a]"), "spec.domains"),
+        ("ClusterDNSProvider", whose("[a.test]", "[]"), "spec.namespaces"),
+        ("ClusterDNSProvider", format!("{{{way}}}"), "spec.secretNamespace"),
+    ];
+    let object = |kind: &str, spec: &str| {
+        let place = if kind == "DNSProvider" { ", namespace: default" } else { "" };
+        format!(
+            "apiVersion: mail.packetboat.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: p{place}}}\nspec: {spec}\n"
+        )
+    };
+    for (kind, spec, told) in wrong {
+        match api.kubectl(&dry, Some(&object(kind, &spec))).await {
+            Ok(_) => anyhow::bail!("{kind} {spec} is taken"),
+            Err(error) => ensure!(error.to_string().contains(told), "{kind} {spec}: {error}"),
+        }
+    }
+    api.apply(&object("DNSProvider", &format!("{{{way}}}"))).await?;
+    api.apply(&object("ClusterDNSProvider", &whose("[a.test]", "[\"*\"]"))).await?;
+    let table = api.kubectl(&["get", "mail"], None).await?;
+    ensure!(table.contains("a.test"), "{table}");
     Ok(())
 }

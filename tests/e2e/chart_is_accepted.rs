@@ -126,6 +126,14 @@ async fn accounts_are_bounded(api: &ApiServer) -> Result<()> {
     ensure!(may("edge", "get", "secrets/users").await?, "the edge cannot read the users it is given");
     ensure!(may("verifier", "list", "secrets").await? && !may("verifier", "create", "secrets").await?);
     ensure!(may("operator", "create", "secrets").await?);
+    api.apply(include_str!("external_dns.yaml")).await?;
+    let established = ["wait", "--for=condition=Established", "crd/dnsendpoints.externaldns.k8s.io"];
+    api.kubectl(&established, None).await?;
+    for kind in ["dnsproviders.mail.packetboat.dev", "dnsendpoints.externaldns.k8s.io"] {
+        ensure!(may("operator", "watch", kind).await?, "the operator cannot follow {kind}");
+        ensure!(!may("edge", "list", kind).await?, "the edge may read {kind}");
+    }
+    ensure!(!may("operator", "patch", "dnsproviders.mail.packetboat.dev").await?);
     ensure!(!may("operator", "delete", "maildomains.mail.packetboat.dev").await?);
     Ok(())
 }

@@ -10,7 +10,11 @@ use testkit::kubernetes::ApiServer;
 use testkit::process::{Packetboat, Role, Settings, Site};
 use testkit::wait;
 
-const CRD: &str = include_str!("../../k8s/crds/maildomains.yaml");
+const CRDS: [(&str, &str); 3] = [
+    ("maildomains", include_str!("../../k8s/crds/maildomains.yaml")),
+    ("dnsproviders", include_str!("../../k8s/crds/dnsproviders.yaml")),
+    ("clusterdnsproviders", include_str!("../../k8s/crds/clusterdnsproviders.yaml")),
+];
 
 /// The domain that is declared.
 pub const DOMAIN: &str = "example.test";
@@ -35,9 +39,11 @@ impl Estate {
         let site = Site::new(dns.address())?;
         let bind = Bind::start(DOMAIN, 1, "@ IN TXT \"google-site-verification=theirs\"").await?;
         let api = ApiServer::start().await?;
-        api.apply(CRD).await?;
-        let established = ["wait", "--for=condition=Established", "crd/maildomains.mail.packetboat.dev"];
-        api.kubectl(&established, None).await?;
+        for (name, crd) in CRDS {
+            api.apply(crd).await?;
+            let crd = format!("crd/{name}.mail.packetboat.dev");
+            api.kubectl(&["wait", "--for=condition=Established", &crd], None).await?;
+        }
         api.kubectl(&["create", "namespace", "mail"], None).await?;
         let secret = format!("--from-literal=secret={SECRET}");
         api.kubectl(&["-n", "mail", "create", "secret", "generic", "tsig", &secret], None).await?;
@@ -62,6 +68,17 @@ impl Estate {
              metadata: {{name: example, namespace: mail}}\nspec:\n  domain: {DOMAIN}\n\
              \x20 dns:\n    mode: RFC2136\n    verification: {{servers: [\"{primary}\", \"{secondary}\"], interval: 2s}}\n\
              \x20   rfc2136: {{server: \"{primary}\", tsig: {{keyName: {KEY_NAME}, algorithm: hmac-sha256, secretRef: {{name: tsig}}}}}}\n{more}\n"
+        )
+    }
+
+    /// The YAML of a MailDomain whose `dns` has these further keys, in flow style.
+    #[must_use]
+    pub fn mail_domain_by(&self, dns: &str, more: &str) -> String {
+        let (primary, secondary) = (self.bind.primary(), self.bind.secondary());
+        format!(
+            "apiVersion: mail.packetboat.dev/v1alpha1\nkind: MailDomain\n\
+             metadata: {{name: example, namespace: mail}}\nspec:\n  domain: {DOMAIN}\n\
+             \x20 dns: {{{dns}, verification: {{servers: [\"{primary}\", \"{secondary}\"], interval: 2s}}}}\n{more}\n"
         )
     }
 

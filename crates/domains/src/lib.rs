@@ -8,6 +8,7 @@ pub mod duration;
 mod folder;
 mod index;
 mod key;
+mod publishing;
 mod rules;
 mod status;
 pub mod types;
@@ -24,10 +25,11 @@ use kube::CustomResourceExt;
 /// The CRDs, as Kubernetes takes them.
 #[must_use]
 pub fn crds() -> Vec<serde_json::Value> {
-    let mut crd = serde_json::to_value(MailDomain::crd()).unwrap_or_default();
-    forget_closed_objects(&mut crd);
-    rules::add_to(&mut crd);
-    vec![crd]
+    let kinds = [MailDomain::crd(), types::DNSProvider::crd(), types::ClusterDNSProvider::crd()];
+    let mut crds: Vec<_> = kinds.iter().map(|crd| serde_json::to_value(crd).unwrap_or_default()).collect();
+    crds.iter_mut().for_each(forget_closed_objects);
+    rules::add_to(&mut crds);
+    crds
 }
 
 /// A structural schema may not say `additionalProperties: false` beside `properties`; the API server

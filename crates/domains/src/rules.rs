@@ -6,21 +6,42 @@ use serde_json::{Value, json};
 /// Where the spec's schema is in a CRD.
 const SPEC: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
 
-/// Adds the limits and rules to the CRD of MailDomain.
-pub(crate) fn add_to(crd: &mut Value) {
-    for (path, more) in limits() {
-        let pointer = path.split('.').filter(|part| !part.is_empty()).fold(
-            SPEC.to_owned(),
-            |pointer, part| match part {
-                "[]" => pointer + "/items",
-                part => pointer + "/properties/" + part,
-            },
-        );
-        let Some(Value::Object(schema)) = crd.pointer_mut(&pointer) else { continue };
-        if let Value::Object(more) = more {
-            schema.extend(more);
+/// Adds the limits and rules to the CRDs: of MailDomain, DNSProvider and ClusterDNSProvider.
+pub(crate) fn add_to(crds: &mut [Value]) {
+    for (crd, limits) in crds.iter_mut().zip([limits(), provider_limits(), cluster_provider_limits()]) {
+        for (path, more) in limits {
+            let Some(Value::Object(schema)) = crd.pointer_mut(&pointer(path)) else { continue };
+            if let Value::Object(more) = more {
+                schema.extend(more);
+            }
         }
     }
+}
+
+/// Where the schema of a field of the spec is.
+fn pointer(path: &str) -> String {
+    path.split('.').filter(|part| !part.is_empty()).fold(SPEC.to_owned(), |pointer, part| match part {
+        "[]" => pointer + "/items",
+        part => pointer + "/properties/" + part,
+    })
+}
+
+fn tsig_algorithms() -> Value {
+    json!({"enum": ["hmac-sha256", "hmac-sha384", "hmac-sha512"]})
+}
+
+fn provider_limits() -> Vec<(&'static str, Value)> {
+    vec![
+        ("", rule("has(self.rfc2136)", "say how to publish: rfc2136 with server and tsig")),
+        ("rfc2136.tsig.algorithm", tsig_algorithms()),
+    ]
+}
+
+fn cluster_provider_limits() -> Vec<(&'static str, Value)> {
+    let mut limits = provider_limits();
+    limits.push(("domains", json!({"minItems": 1, "maxItems": 1000})));
+    limits.push(("namespaces", json!({"minItems": 1, "maxItems": 1000})));
+    limits
 }
 
 fn rule(rule: &str, message: &str) -> Value {
@@ -38,6 +59,10 @@ fn limits() -> Vec<(&'static str, Value)> {
                 {
                     "rule": "!has(self.dns) || !has(self.dns.mode) || self.dns.mode != 'RFC2136' || has(self.dns.rfc2136)",
                     "message": "dns.mode RFC2136 needs dns.rfc2136 with server and tsig",
+                },
+                {
+                    "rule": "!has(self.dns) || !has(self.dns.mode) || self.dns.mode != 'Provider' || has(self.dns.providerRef)",
+                    "message": "dns.mode Provider needs dns.providerRef with kind and name",
                 },
                 {
                     "rule": "!has(self.deletionPolicy) || self.deletionPolicy != 'Delete' || \
@@ -102,7 +127,9 @@ fn limits() -> Vec<(&'static str, Value)> {
         ("mtaSts.mode", json!({"enum": ["none", "testing", "enforce"]})),
         ("mtaSts.maxAge", json!({"minimum": 86_400, "maximum": 31_557_600})),
         ("dns.ttl", json!({"minimum": 60, "maximum": 86_400})),
-        ("dns.rfc2136.tsig.algorithm", json!({"enum": ["hmac-sha256", "hmac-sha384", "hmac-sha512"]})),
+        ("dns.rfc2136.tsig.algorithm", tsig_algorithms()),
+        ("dns.externalDNS.labels", json!({"maxProperties": 64})),
+        ("dns.externalDNS.annotations", json!({"maxProperties": 64})),
         ("inbound.recipients.addresses", json!({"maxItems": 100_000})),
         ("outbound.ratePerMinute", json!({"minimum": 1})),
         ("outbound.weight", json!({"minimum": 1, "maximum": 1000})),
@@ -115,14 +142,11 @@ mod tests {
 
     #[test]
     fn every_limit_has_a_place() {
-        let crd = &crate::crds()[0];
-        for (path, _) in limits() {
-            let parts = path.split('.').filter(|part| !part.is_empty());
-            let pointer = parts.fold(SPEC.to_owned(), |pointer, part| match part {
-                "[]" => pointer + "/items",
-                part => pointer + "/properties/" + part,
-            });
-            assert!(crd.pointer(&pointer).is_some(), "{path} is no field of the spec");
+        let crds = crate::crds();
+        for (crd, limits) in crds.iter().zip([limits(), provider_limits(), cluster_provider_limits()]) {
+            for (path, _) in limits {
+                assert!(crd.pointer(&pointer(path)).is_some(), "{path} is no field of the spec");
+            }
         }
     }
 }

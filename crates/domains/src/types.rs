@@ -12,6 +12,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::duration;
+pub use crate::publishing::{
+    ClusterDNSProvider, ClusterDNSProviderSpec, DNSProvider, DNSProviderSpec, Dns, DnsMode, ExternalDns,
+    ProviderKind, ProviderRef, RecordPolicy, Rfc2136, Tsig, TxtFormat, Verification,
+};
 pub use crate::status::{DkimStatus, KeyStatus, MailDomainStatus, RecordState, RecordStatus, Stage};
 
 /// What a domain is to Packetboat.
@@ -417,90 +421,4 @@ pub struct MtaSts {
 pub struct TlsRpt {
     /// Where reports go.
     pub rua: Vec<String>,
-}
-
-/// Where records are published.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Dns {
-    /// How.
-    pub mode: DnsMode,
-    /// Time to live of the records, in seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ttl: Option<u32>,
-    /// What is done about each kind of record.
-    pub records: BTreeMap<String, RecordPolicy>,
-    /// For mode `RFC2136`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rfc2136: Option<Rfc2136>,
-    /// How it is found out what DNS says.
-    pub verification: Verification,
-}
-
-/// How it is found out what DNS says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Verification {
-    /// `host:port` of the authoritative name servers to ask, where they are not those that NS records name:
-    /// behind a hidden primary, or split horizons.
-    #[schemars(length(max = 16))]
-    pub servers: Vec<String>,
-    /// How often, once everything is as it should be.
-    #[serde(with = "duration")]
-    #[schemars(with = "String")]
-    pub interval: Duration,
-}
-
-impl Default for Verification {
-    fn default() -> Self {
-        Self { servers: Vec::new(), interval: Duration::from_secs(600) }
-    }
-}
-
-/// How records are published.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum DnsMode {
-    /// By a person; status holds what to paste.
-    #[default]
-    Manual,
-    /// By dynamic update.
-    #[serde(rename = "RFC2136")]
-    Rfc2136,
-    /// By external-dns.
-    ExternalDNS,
-    /// By a provider's API.
-    Provider,
-}
-
-/// What is done about one kind of record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum RecordPolicy {
-    /// Published and kept as it should be.
-    Manage,
-    /// Compared with what it should be.
-    Verify,
-    /// Left alone.
-    Ignore,
-}
-
-/// Dynamic update (RFC 2136) with TSIG (RFC 8945).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Rfc2136 {
-    /// The primary, `host:port`.
-    pub server: String,
-    /// The key updates are signed with.
-    pub tsig: Tsig,
-}
-
-/// A TSIG key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Tsig {
-    /// Its name.
-    pub key_name: String,
-    /// `hmac-sha256` or stronger.
-    pub algorithm: String,
-    /// Where the secret is.
-    pub secret_ref: SecretRef,
 }

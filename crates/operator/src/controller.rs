@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dns::Resolver;
-use domains::types::{MailDomain, MailDomainStatus};
+use domains::types::{ClusterDNSProvider, DNSProvider, MailDomain, MailDomainStatus, ProviderKind};
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::finalizer::{Error as FinalizerError, Event as Finalizer, finalizer};
@@ -20,6 +20,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::endpoints;
 use crate::error::Error;
 use crate::observe::Observer;
 use crate::reconcile::{Context, age, told};
@@ -136,6 +137,33 @@ impl Operator {
         }
     }
 
+    /// A change of the way by which a domain is published, or of what was written for it, wakes it.
+    async fn watch_ways(&self, controller: Controller<MailDomain>) -> Controller<MailDomain> {
+        let all = controller.store();
+        let mut controller =
+            controller.watches(self.api::<DNSProvider>(), Watch::default(), move |provider| {
+                let namespace = provider.namespace();
+                users(&all.state(), ProviderKind::DNSProvider, &provider.name_any(), namespace.as_deref())
+            });
+        if self.config.namespace.is_none() {
+            let all = controller.store();
+            let providers: Api<ClusterDNSProvider> = Api::all(self.client.clone());
+            controller = controller.watches(providers, Watch::default(), move |provider| {
+                users(&all.state(), ProviderKind::ClusterDNSProvider, &provider.name_any(), None)
+            });
+        }
+        let kind = endpoints::kind();
+        let objects: Api<DynamicObject> = match &self.config.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
+            None => Api::all_with(self.client.clone(), &kind),
+        };
+        // Without external-dns there is no such kind; where it comes later, domains look by themselves.
+        match objects.list(&ListParams::default().limit(1)).await {
+            Ok(_) => controller.owns_with(objects, kind, Watch::default().labels(endpoints::OF)),
+            Err(_) => controller,
+        }
+    }
+
     async fn reconcile_all(&self, shutdown: CancellationToken) {
         let controller = Controller::new(self.api::<MailDomain>(), Watch::default())
             .with_config(
@@ -151,9 +179,11 @@ impl Operator {
         let controller = controller.watches(self.api::<MailDomain>(), Watch::default(), move |changed| {
             rivals(&changed, &all.state())
         });
+        let controller = self.watch_ways(controller).await;
         let reporter = Reporter { controller: MANAGER.to_owned(), instance: None };
         let context = Arc::new(Context {
             client: self.client.clone(),
+            namespace: self.config.namespace.clone(),
             observer: Observer::new(self.resolver.clone()),
             recorder: Recorder::new(self.client.clone(), reporter),
             domains: controller.store(),
@@ -169,6 +199,21 @@ impl Operator {
             })
             .await;
     }
+}
+
+/// The MailDomains that publish through a provider.
+fn users(
+    all: &[Arc<MailDomain>],
+    kind: ProviderKind,
+    name: &str,
+    namespace: Option<&str>,
+) -> Vec<ObjectRef<MailDomain>> {
+    let uses = |domain: &&Arc<MailDomain>| {
+        let provider = domain.spec.dns.as_ref().and_then(|dns| dns.provider_ref.as_ref());
+        provider.is_some_and(|provider| provider.kind == kind && provider.name == name)
+            && namespace.is_none_or(|namespace| domain.namespace().as_deref() == Some(namespace))
+    };
+    all.iter().filter(uses).map(|domain| ObjectRef::from_obj(domain.as_ref())).collect()
 }
 
 /// The other objects that name the domain of one that changed or went.

@@ -5,11 +5,13 @@
 //! (`store.rs`, `update.rs`). `reconcile.rs` is one domain from top to bottom, `controller.rs` runs it for all.
 
 mod controller;
+mod endpoints;
 mod error;
 pub mod exchange;
 pub mod keypair;
 pub mod keys;
 pub mod observe;
+mod publisher;
 mod reconcile;
 pub mod record;
 mod status;

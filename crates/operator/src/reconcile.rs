@@ -4,22 +4,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domains::types::{DnsMode, MailDomain, RecordPolicy, RecordState, Rfc2136 as Rfc2136Spec, Stage};
+use domains::types::{DnsMode, MailDomain, RecordPolicy, RecordState, Stage};
 use futures::future::join_all;
 use jiff::Timestamp;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt};
-use secrecy::SecretSlice;
 
 use crate::error::Error;
 use crate::keypair;
 use crate::keys::{Action, Key, Orders, Seen, plan, selector};
-use crate::observe::{Authorities, Observer};
+use crate::observe::{Authorities, Observation, Observer};
+use crate::publisher::Publisher;
 use crate::record::{Record, desired};
 use crate::status::{Findings, Reason, mode, selector_of};
 use crate::store::{KeyStore, StoredKey};
-use crate::update::{Change, Rfc2136};
+use crate::update::Change;
 
 /// Asks for new keys: set it to another value for each rotation.
 pub(crate) const ROTATE_NOW: &str = "mail.packetboat.dev/rotate-now";
@@ -32,6 +32,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// What reconciliations work with.
 pub(crate) struct Context {
     pub(crate) client: Client,
+    /// The one namespace that is looked after, or all.
+    pub(crate) namespace: Option<String>,
     pub(crate) observer: Observer,
     pub(crate) recorder: Recorder,
     /// All MailDomains, for who claims what.
@@ -64,7 +66,7 @@ fn is_claimed_by_another(domain: &MailDomain, all: &[Arc<MailDomain>]) -> bool {
 }
 
 impl Context {
-    fn key_store(&self, domain: &MailDomain) -> KeyStore {
+    pub(crate) fn key_store(&self, domain: &MailDomain) -> KeyStore {
         KeyStore::new(&self.client, &domain.namespace().unwrap_or_default())
     }
 
@@ -77,7 +79,7 @@ impl Context {
         }
         let publisher = match self.publisher(domain).await? {
             Ok(publisher) => publisher,
-            Err(findings) => return Ok(settled(findings)),
+            Err(findings) => return Ok(Outcome { findings, again: interval.min(LONGEST) }),
         };
         let store = self.key_store(domain);
         let mut keys = store.list(domain).await?;
@@ -94,7 +96,7 @@ impl Context {
         if !domain.spec.suspend {
             let gone = self.turn_keys(domain, &store, &mut keys, &seen, authorities.negative_ttl).await?;
             if let Some(publisher) = &publisher {
-                publish_failed = self.publish(domain, publisher, &authorities, &keys, &gone).await;
+                publish_failed = self.publish(domain, publisher, &authorities, &keys, &gone, &seen).await;
             }
             if publish_failed.is_none() {
                 for key in &gone {
@@ -111,58 +113,13 @@ impl Context {
         })
     }
 
-    /// The way to publish, where the spec asks for one; or why there is none.
-    async fn publisher(&self, domain: &MailDomain) -> Result<Result<Option<Rfc2136>, Findings>, Error> {
-        let dns = domain.spec.dns.as_ref();
-        match (mode(domain), dns.and_then(|dns| dns.rfc2136.as_ref())) {
-            (DnsMode::Manual, _) => Ok(Ok(None)),
-            (DnsMode::Rfc2136, Some(spec)) => self.rfc2136(domain, spec).await,
-            (DnsMode::Rfc2136, None) => {
-                let text = "mode RFC2136 needs dns.rfc2136 with server and tsig";
-                Ok(Err(Findings::refuse(Reason::InvalidSpec, text)))
-            }
-            (DnsMode::ExternalDNS | DnsMode::Provider, _) => {
-                let text = "this version publishes by RFC2136, or a person does (Manual)";
-                Ok(Err(Findings::refuse(Reason::NotSupported, text)))
-            }
-        }
-    }
-
-    async fn rfc2136(
-        &self,
-        domain: &MailDomain,
-        spec: &Rfc2136Spec,
-    ) -> Result<Result<Option<Rfc2136>, Findings>, Error> {
-        let refuse = |reason, text: String| Ok(Err(Findings::refuse(reason, text)));
-        let Some(server) = self.observer.server(&spec.server).await.and_then(|all| all.first().copied())
-        else {
-            return refuse(
-                Reason::InvalidSpec,
-                format!("dns.rfc2136.server: {} has no address", spec.server),
-            );
-        };
-        let (name, key) =
-            (&spec.tsig.secret_ref.name, spec.tsig.secret_ref.key.as_deref().unwrap_or("secret"));
-        let Some(secret) = self.key_store(domain).secret_value(name, key).await? else {
-            let text =
-                format!("dns.rfc2136.tsig.secretRef: the Secret {name} has no key {key:?}, or is not there");
-            return refuse(Reason::CredentialsMissing, text);
-        };
-        let owner = domain.uid().unwrap_or_default();
-        let decoded = decode_tsig(secret);
-        match Rfc2136::new(server, &spec.tsig.key_name, &spec.tsig.algorithm, &decoded, owner) {
-            Ok(publisher) => Ok(Ok(Some(publisher))),
-            Err(error) => refuse(Reason::InvalidSpec, format!("dns.rfc2136.tsig: {error}")),
-        }
-    }
-
     /// Every record that should be, and what all name servers say of it.
     async fn look(
         &self,
         domain: &MailDomain,
         authorities: &Authorities,
         keys: &[StoredKey],
-    ) -> Vec<(Record, crate::observe::Observation)> {
+    ) -> Vec<(Record, Observation)> {
         let records = records_of(domain, keys);
         let looks = records.iter().map(|record| self.observer.look(authorities, record));
         let seen = join_all(looks).await;
@@ -175,7 +132,7 @@ impl Context {
         domain: &MailDomain,
         store: &KeyStore,
         keys: &mut Vec<StoredKey>,
-        seen: &[(Record, crate::observe::Observation)],
+        seen: &[(Record, Observation)],
         negative_ttl: Duration,
     ) -> Result<Vec<StoredKey>, Error> {
         let Some(dkim) = &domain.spec.dkim else { return Ok(Vec::new()) };
@@ -264,11 +221,12 @@ impl Context {
     async fn publish(
         &self,
         domain: &MailDomain,
-        publisher: &Rfc2136,
+        publisher: &Publisher,
         authorities: &Authorities,
         keys: &[StoredKey],
         gone: &[StoredKey],
-    ) -> Option<String> {
+        seen: &[(Record, Observation)],
+    ) -> Option<(Reason, String)> {
         let records = records_of(domain, keys);
         let is_gone = |record: &Record| {
             let selector = selector_of(record, &domain.spec.domain);
@@ -280,12 +238,15 @@ impl Context {
             .map(|record| Change { record, remove: is_gone(record) })
             .collect();
         match publisher.apply(&authorities.zone, &domain.spec.domain, &changes).await {
-            Ok(false) => None,
-            Ok(true) => {
-                metrics::counter!("packetboat_operator_dns_updates_total").increment(1);
-                None
+            Ok(applied) => {
+                if applied.changed {
+                    metrics::counter!("packetboat_operator_dns_updates_total").increment(1);
+                }
+                let interval = domain.spec.dns.as_ref()?.verification.interval;
+                let late = applied.overdue(seen, interval)?;
+                Some((Reason::NotObserved, format!("{late}: {}", publisher.hint())))
             }
-            Err(error) => Some(told(&error)),
+            Err(error) => Some((Reason::PublishFailed, told(&error))),
         }
     }
 
@@ -302,7 +263,7 @@ impl Context {
             for key in &keys {
                 store.release(key).await?;
             }
-            return Ok(());
+            return self.release_endpoints(domain).await;
         }
         if let Err(why) = self.withdraw(domain, &keys).await {
             let text = format!("records were not withdrawn: {why}; remove them by hand");
@@ -360,21 +321,11 @@ fn records_of(domain: &MailDomain, keys: &[StoredKey]) -> Vec<Record> {
     desired(&domain.spec, &published)
 }
 
-/// The value of a TSIG Secret: base64, as `tsig-keygen` prints it, or octets.
-fn decode_tsig(value: Vec<u8>) -> SecretSlice<u8> {
-    use base64::Engine;
-    let text = std::str::from_utf8(&value).map(str::trim).unwrap_or_default();
-    match base64::engine::general_purpose::STANDARD.decode(text) {
-        Ok(decoded) if !decoded.is_empty() => SecretSlice::from(decoded),
-        _ => SecretSlice::from(value),
-    }
-}
-
 /// When to look again: soon while something is on its way.
 fn again(
     domain: &MailDomain,
     keys: &[StoredKey],
-    seen: &[(Record, crate::observe::Observation)],
+    seen: &[(Record, Observation)],
     failed: bool,
     interval: Duration,
 ) -> Duration {

@@ -110,7 +110,8 @@ pub fn txt_strings(text: &str) -> Vec<Vec<u8>> {
     text.as_bytes().chunks(TXT_STRING).map(<[u8]>::to_vec).collect()
 }
 
-fn quoted(text: &str) -> String {
+/// A text as zone files have it: quoted, and split where it is long.
+pub(crate) fn quoted(text: &str) -> String {
     let escaped = |string: Vec<u8>| {
         let text = String::from_utf8_lossy(&string).replace('\\', "\\\\").replace('"', "\\\"");
         format!("\"{text}\"")

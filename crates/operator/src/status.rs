@@ -17,7 +17,9 @@ pub(crate) enum Reason {
     Accepted,
     InvalidSpec,
     CredentialsMissing,
-    NotSupported,
+    ProviderNotFound,
+    ProviderNotAllowed,
+    ExternalDNSNotInstalled,
     Claimed,
     Conflict,
     KeyActive,
@@ -27,6 +29,7 @@ pub(crate) enum Reason {
     ActiveKeyDrifted,
     Published,
     PublishFailed,
+    NotObserved,
     NotManaged,
     Verified,
     Missing,
@@ -67,7 +70,7 @@ pub(crate) struct Findings {
     /// Why it could not be looked.
     pub(crate) lookup_failed: Option<String>,
     /// Why it could not be published.
-    pub(crate) publish_failed: Option<String>,
+    pub(crate) publish_failed: Option<(Reason, String)>,
 }
 
 impl Findings {
@@ -195,9 +198,12 @@ impl Findings {
     fn published(&self, domain: &MailDomain) -> Finding {
         const KIND: &str = "DNSPublished";
         match (&self.publish_failed, mode(domain)) {
-            (Some(why), _) => finding(KIND, false, Reason::PublishFailed, why.clone()),
+            (Some((reason, why)), _) => finding(KIND, false, *reason, why.clone()),
             (None, DnsMode::Manual) => {
                 finding(KIND, true, Reason::NotManaged, "a person publishes: see status.records")
+            }
+            (None, DnsMode::ExternalDNS) => {
+                finding(KIND, true, Reason::Published, "the DNSEndpoint objects are as they should be")
             }
             (None, _) => finding(KIND, true, Reason::Published, "the name servers have been told"),
         }

@@ -244,7 +244,8 @@ impl KeyStore {
     }
 }
 
-fn ignore_missing<T>(outcome: kube::Result<T>) -> kube::Result<()> {
+/// What is not there need not be deleted.
+pub(crate) fn ignore_missing<T>(outcome: kube::Result<T>) -> kube::Result<()> {
     match outcome {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other.map(drop),

@@ -1,0 +1,216 @@
+//! By which way a domain's records are published, as its spec and the provider it names say.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use domains::types::{
+    ClusterDNSProvider, DNSProvider, DnsMode, MailDomain, ProviderKind, ProviderRef, RecordState,
+    Rfc2136 as Rfc2136Spec,
+};
+use jiff::Timestamp;
+use kube::{Api, ResourceExt};
+use secrecy::SecretSlice;
+
+use crate::endpoints::{Endpoints, EndpointsError};
+use crate::error::Error;
+use crate::observe::Observation;
+use crate::reconcile::Context;
+use crate::record::Record;
+use crate::status::{Findings, Reason, mode};
+use crate::store::KeyStore;
+use crate::update::{Change, Rfc2136, UpdateError};
+
+/// A way to publish.
+pub(crate) enum Publisher {
+    /// Dynamic update at a primary.
+    Rfc2136(Box<Rfc2136>),
+    /// Objects that external-dns reads.
+    ExternalDns(Box<Endpoints>),
+}
+
+/// Why records were not published.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PublishError {
+    #[error(transparent)]
+    Update(#[from] UpdateError),
+    #[error(transparent)]
+    Endpoints(#[from] EndpointsError),
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    /// Something was changed.
+    pub(crate) changed: bool,
+    /// Where another program publishes: by the names of record sets, since when it is asked to.
+    pub(crate) asked: HashMap<(String, &'static str), Timestamp>,
+}
+
+impl Applied {
+    /// A record set that is not there though it was asked for long ago, in words.
+    pub(crate) fn overdue(&self, seen: &[(Record, Observation)], patience: Duration) -> Option<String> {
+        let now = Timestamp::now();
+        let late = |record: &Record| {
+            let asked = self.asked.get(&(record.name.clone(), record.record_type()))?;
+            Duration::try_from(now.duration_since(*asked)).ok().filter(|waited| *waited > patience)
+        };
+        let absent = |state| matches!(state, RecordState::Missing | RecordState::Drifted);
+        let found = seen.iter().find(|(record, seen)| absent(seen.state) && late(record).is_some())?;
+        Some(format!("{} {} is not as it was asked to be", found.0.name, found.0.record_type()))
+    }
+}
+
+impl Publisher {
+    /// Makes the records be as the changes say.
+    pub(crate) async fn apply(
+        &self,
+        zone: &str,
+        domain: &str,
+        changes: &[Change<'_>],
+    ) -> Result<Applied, PublishError> {
+        match self {
+            Self::Rfc2136(publisher) => {
+                let changed = publisher.apply(zone, domain, changes).await?;
+                Ok(Applied { changed, ..Applied::default() })
+            }
+            Self::ExternalDns(endpoints) => Ok(endpoints.apply(changes).await?),
+        }
+    }
+
+    /// What to look at where another program does not publish.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Rfc2136(_) => "look at the name servers",
+            Self::ExternalDns(_) => {
+                "does external-dns run with --source=crd --managed-record-types=TXT --managed-record-types=MX \
+                (and A, AAAA, CNAME), and are the names free of records that it does not own?"
+            }
+        }
+    }
+}
+
+type Way<T> = Result<Result<T, Findings>, Error>;
+
+fn refuse<T>(reason: Reason, text: impl Into<String>) -> Way<T> {
+    Ok(Err(Findings::refuse(reason, text)))
+}
+
+impl Context {
+    /// The way to publish, where the spec asks for one; or why there is none.
+    pub(crate) async fn publisher(&self, domain: &MailDomain) -> Way<Option<Publisher>> {
+        let dns = domain.spec.dns.clone().unwrap_or_default();
+        let namespace = domain.namespace().unwrap_or_default();
+        match mode(domain) {
+            DnsMode::Manual => Ok(Ok(None)),
+            DnsMode::Rfc2136 => match &dns.rfc2136 {
+                Some(spec) => self.rfc2136(domain, spec, "dns.rfc2136", &namespace).await,
+                None => refuse(Reason::InvalidSpec, "mode RFC2136 needs dns.rfc2136 with server and tsig"),
+            },
+            DnsMode::Provider => match &dns.provider_ref {
+                Some(provider) => self.provider(domain, provider, &namespace).await,
+                None => refuse(Reason::InvalidSpec, "mode Provider needs dns.providerRef with kind and name"),
+            },
+            DnsMode::ExternalDNS => match Endpoints::load(&self.client, domain).await? {
+                Some(endpoints) => Ok(Ok(Some(Publisher::ExternalDns(Box::new(endpoints))))),
+                None => refuse(
+                    Reason::ExternalDNSNotInstalled,
+                    "the cluster knows no DNSEndpoint (externaldns.k8s.io/v1alpha1): install external-dns with its CRD",
+                ),
+            },
+        }
+    }
+
+    /// The way that a DNSProvider or ClusterDNSProvider says.
+    async fn provider(
+        &self,
+        domain: &MailDomain,
+        provider: &ProviderRef,
+        namespace: &str,
+    ) -> Way<Option<Publisher>> {
+        let name = &provider.name;
+        let found = match provider.kind {
+            ProviderKind::DNSProvider => {
+                let api: Api<DNSProvider> = Api::namespaced(self.client.clone(), namespace);
+                let found = api.get_opt(name).await.map_err(Error::kube("reading a DNSProvider"))?;
+                found.map(|found| (found.spec, namespace.to_owned()))
+            }
+            ProviderKind::ClusterDNSProvider if self.namespace.is_some() => {
+                let text = "this operator looks after one namespace and uses no ClusterDNSProvider: \
+                    make a DNSProvider beside the MailDomain";
+                return refuse(Reason::ProviderNotAllowed, text);
+            }
+            ProviderKind::ClusterDNSProvider => {
+                let api: Api<ClusterDNSProvider> = Api::all(self.client.clone());
+                let found = api.get_opt(name).await.map_err(Error::kube("reading a ClusterDNSProvider"))?;
+                if found.as_ref().is_some_and(|one| !one.spec.permits(namespace, &domain.spec.domain)) {
+                    let text = format!(
+                        "the ClusterDNSProvider {name} is not for this domain, or not for this namespace"
+                    );
+                    return refuse(Reason::ProviderNotAllowed, text);
+                }
+                found.map(|found| {
+                    let secrets = found.spec.secret_namespace.clone();
+                    (found.spec.way(), secrets)
+                })
+            }
+        };
+        let Some((way, secrets)) = found else {
+            return refuse(Reason::ProviderNotFound, format!("there is no {:?} {name}", provider.kind));
+        };
+        match &way.rfc2136 {
+            Some(spec) => {
+                self.rfc2136(domain, spec, &format!("{:?} {name}: rfc2136", provider.kind), &secrets).await
+            }
+            None => {
+                refuse(Reason::InvalidSpec, format!("the {:?} {name} says no way to publish", provider.kind))
+            }
+        }
+    }
+
+    async fn rfc2136(
+        &self,
+        domain: &MailDomain,
+        spec: &Rfc2136Spec,
+        place: &str,
+        namespace: &str,
+    ) -> Way<Option<Publisher>> {
+        let Some(server) = self.observer.server(&spec.server).await.and_then(|all| all.first().copied())
+        else {
+            return refuse(Reason::InvalidSpec, format!("{place}.server: {} has no address", spec.server));
+        };
+        let (name, key) =
+            (&spec.tsig.secret_ref.name, spec.tsig.secret_ref.key.as_deref().unwrap_or("secret"));
+        let Some(secret) = KeyStore::new(&self.client, namespace).secret_value(name, key).await? else {
+            let text =
+                format!("{place}.tsig.secretRef: the Secret {name} has no key {key:?}, or is not there");
+            return refuse(Reason::CredentialsMissing, text);
+        };
+        let owner = domain.uid().unwrap_or_default();
+        let decoded = decode_tsig(secret);
+        match Rfc2136::new(server, &spec.tsig.key_name, &spec.tsig.algorithm, &decoded, owner) {
+            Ok(publisher) => Ok(Ok(Some(Publisher::Rfc2136(Box::new(publisher))))),
+            Err(error) => refuse(Reason::InvalidSpec, format!("{place}.tsig: {error}")),
+        }
+    }
+
+    /// Cuts the objects for external-dns loose from a MailDomain that goes, so that they stay.
+    pub(crate) async fn release_endpoints(&self, domain: &MailDomain) -> Result<(), Error> {
+        if mode(domain) != DnsMode::ExternalDNS {
+            return Ok(());
+        }
+        match Endpoints::load(&self.client, domain).await? {
+            Some(endpoints) => endpoints.release().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// The value of a TSIG Secret: base64, as `tsig-keygen` prints it, or octets.
+fn decode_tsig(value: Vec<u8>) -> SecretSlice<u8> {
+    use base64::Engine;
+    let text = std::str::from_utf8(&value).map(str::trim).unwrap_or_default();
+    match base64::engine::general_purpose::STANDARD.decode(text) {
+        Ok(decoded) if !decoded.is_empty() => SecretSlice::from(decoded),
+        _ => SecretSlice::from(value),
+    }
+}
