@@ -123,6 +123,14 @@ impl RedisServer {
         self.child.as_ref()
     }
 
+    /// Waits until the server has ended by itself.
+    pub async fn wait_for_end(&mut self, limit: Duration) -> Result<()> {
+        match &mut self.child {
+            Some(child) => child.wait(limit).await.map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
     /// Changes a setting of the running server.
     pub async fn set(&self, name: &str, value: &str) -> Result<()> {
         let mut stream = TcpStream::connect(self.address).await?;
@@ -136,7 +144,9 @@ impl RedisServer {
     /// Ends the server in order.
     pub async fn stop(&mut self) -> Result<()> {
         match self.child.take() {
-            Some(mut child) => child.terminate(START).await.map(|_| ()),
+            // One that has ended by itself cannot be told to.
+            Some(mut child) if child.check_alive().is_ok() => child.terminate(START).await.map(|_| ()),
+            Some(_) => Ok(()),
             None => Ok(()),
         }
     }
