@@ -143,12 +143,12 @@ impl RedisServer {
 
     /// Ends the server in order.
     pub async fn stop(&mut self) -> Result<()> {
-        match self.child.take() {
-            // One that has ended by itself cannot be told to.
-            Some(mut child) if child.check_alive().is_ok() => child.terminate(START).await.map(|_| ()),
-            Some(_) => Ok(()),
-            None => Ok(()),
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        // One that has ended by itself cannot be told to.
+        if child.check_alive().is_err() {
+            return Ok(());
         }
+        child.terminate(START).await.map(|_| ())
     }
 }
 
