@@ -189,6 +189,7 @@ impl Operator {
             domains: controller.store(),
             rotated: Default::default(),
             failures: Default::default(),
+            contests: Default::default(),
         });
         controller
             .run(reconcile, on_error, context)

@@ -11,6 +11,7 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt};
 
+use crate::contests::{Contests, LIMIT};
 use crate::error::Error;
 use crate::keypair;
 use crate::keys::{Action, Key, Orders, Seen, plan, selector};
@@ -42,6 +43,8 @@ pub(crate) struct Context {
     pub(crate) rotated: std::sync::Mutex<HashMap<String, String>>,
     /// Rounds in a row that failed, by UID.
     pub(crate) failures: std::sync::Mutex<HashMap<String, u32>>,
+    /// Records that something else keeps changing back.
+    pub(crate) contests: Contests,
 }
 
 /// What came of a reconciliation, and when it is to be looked again.
@@ -237,10 +240,28 @@ impl Context {
             .filter(|record| record.purpose.policy(&domain.spec) == RecordPolicy::Manage)
             .map(|record| Change { record, remove: is_gone(record) })
             .collect();
+        let (uid, now) = (domain.uid().unwrap_or_default(), Timestamp::now());
+        let (contested, changes): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .partition(|change| !change.remove && self.contests.is_contested(&uid, change.record, now));
         match publisher.apply(&authorities.zone, &domain.spec.domain, &changes).await {
             Ok(applied) => {
                 if applied.changed {
                     metrics::counter!("packetboat_operator_dns_updates_total").increment(1);
+                    let wrong = seen.iter().filter(|(record, seen)| {
+                        matches!(seen.state, RecordState::Missing | RecordState::Drifted)
+                            && changes.iter().any(|change| change.record == record)
+                    });
+                    wrong.for_each(|(record, _)| self.contests.note(&uid, record, now));
+                }
+                if let Some(change) = contested.first() {
+                    let text = format!(
+                        "{} {} was written {LIMIT} times within an hour, and something else changed it back \
+                        each time: find what writes it; an hour later, or with another wish, it is tried again",
+                        change.record.name,
+                        change.record.record_type()
+                    );
+                    return Some((Reason::Contested, text));
                 }
                 let interval = domain.spec.dns.as_ref()?.verification.interval;
                 let late = applied.overdue(seen, interval)?;

@@ -30,6 +30,7 @@ pub(crate) enum Reason {
     Published,
     PublishFailed,
     NotObserved,
+    Contested,
     NotManaged,
     Verified,
     Missing,
@@ -145,11 +146,13 @@ impl Findings {
             |found| format!("{}: {}", found.kind, found.message),
         );
         let waiting = !ready && matches!(dkim.reason, Reason::WaitingForPropagation | Reason::NoActiveKey);
+        let contested = matches!(self.publish_failed, Some((Reason::Contested, _)));
         let by_hand = verified.reason == Reason::DNSActionRequired && !is(&dkim);
-        let stalled = self.suspended || self.conflict || self.refused.is_some() || by_hand;
+        let stalled = self.suspended || self.conflict || self.refused.is_some() || by_hand || contested;
         let stall = match (self.suspended, by_hand) {
             (true, _) => Reason::Suspended,
             (_, true) => Reason::DNSActionRequired,
+            _ if contested => Reason::Contested,
             _ if stalled => reason,
             _ => Reason::Progressing,
         };
