@@ -49,6 +49,8 @@ pub struct Config {
     pub lease_duration: Duration,
     /// Domains that are reconciled at once. Default 16.
     pub concurrency: u16,
+    /// Every MailDomain's ownership is to be proven by a TXT record, whether it asks for that or not. Default no.
+    pub require_ownership: bool,
 }
 
 impl Default for Config {
@@ -59,6 +61,7 @@ impl Default for Config {
             lease_name: "packetboat-operator".to_owned(),
             lease_duration: Duration::from_secs(15),
             concurrency: 16,
+            require_ownership: false,
         }
     }
 }
@@ -184,6 +187,7 @@ impl Operator {
         let context = Arc::new(Context {
             client: self.client.clone(),
             namespace: self.config.namespace.clone(),
+            require_ownership: self.config.require_ownership,
             observer: Observer::new(self.resolver.clone()),
             recorder: Recorder::new(self.client.clone(), reporter),
             domains: controller.store(),

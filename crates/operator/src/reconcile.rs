@@ -17,7 +17,7 @@ use crate::keypair;
 use crate::keys::{Action, Key, Orders, Seen, plan, selector};
 use crate::observe::{Authorities, Observation, Observer};
 use crate::publisher::Publisher;
-use crate::record::{Record, desired};
+use crate::record::{Record, challenge, desired};
 use crate::status::{Findings, Reason, mode, selector_of};
 use crate::store::{KeyStore, StoredKey};
 use crate::update::Change;
@@ -35,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     /// The one namespace that is looked after, or all.
     pub(crate) namespace: Option<String>,
+    /// Every domain's ownership is to be proven.
+    pub(crate) require_ownership: bool,
     pub(crate) observer: Observer,
     pub(crate) recorder: Recorder,
     /// All MailDomains, for who claims what.
@@ -94,6 +96,12 @@ impl Context {
                 return Ok(Outcome { findings, again: LONGEST });
             }
         };
+        let proof = self.proof(domain, &authorities).await;
+        if let Some(unproven) = proof.iter().find(|(_, seen)| seen.state != RecordState::Verified) {
+            let records = vec![unproven.clone()];
+            let findings = Findings { keys, records, proof, ..Findings::default() };
+            return Ok(Outcome { findings, again: interval.min(LONGEST) });
+        }
         let seen = self.look(domain, &authorities, &keys).await;
         let mut publish_failed = None;
         if !domain.spec.suspend {
@@ -111,9 +119,27 @@ impl Context {
         let again = again(domain, &keys, &seen, publish_failed.is_some(), interval);
         let suspended = domain.spec.suspend;
         Ok(Outcome {
-            findings: Findings { keys, records: seen, publish_failed, suspended, ..Findings::default() },
+            findings: Findings {
+                keys,
+                records: seen,
+                proof,
+                publish_failed,
+                suspended,
+                ..Findings::default()
+            },
             again,
         })
+    }
+
+    /// The record that proves ownership, where that is asked for, and what all name servers say of it.
+    async fn proof(&self, domain: &MailDomain, authorities: &Authorities) -> Option<(Record, Observation)> {
+        let asked = domain.spec.dns.as_ref().is_some_and(|dns| dns.verification.require_ownership_txt);
+        if !asked && !self.require_ownership {
+            return None;
+        }
+        let record = challenge(&domain.spec, &domain.uid().unwrap_or_default());
+        let seen = self.observer.look(authorities, &record).await;
+        Some((record, seen))
     }
 
     /// Every record that should be, and what all name servers say of it.
@@ -303,6 +329,10 @@ impl Context {
             Err(findings) => return Err(findings.refused.map(|(_, text)| text).unwrap_or_default()),
         };
         let authorities = self.observer.authorities(&domain.spec).await.map_err(|error| told(&error))?;
+        let proof = self.proof(domain, &authorities).await;
+        if proof.is_some_and(|(_, seen)| seen.state != RecordState::Verified) {
+            return Err("the domain's ownership is not proven".to_owned());
+        }
         let records = records_of(domain, keys);
         let managed =
             records.iter().filter(|record| record.purpose.policy(&domain.spec) == RecordPolicy::Manage);
