@@ -57,13 +57,19 @@ impl QueueId {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
+    /// When it was made, in milliseconds since 1970 by the clock of its maker.
+    #[must_use]
+    pub fn millis(&self) -> u64 {
+        let millis = self.0.iter().fold(0u128, |sum, byte| sum << 5 | digit(*byte) as u128) >> 80;
+        millis as u64
+    }
+
     /// A number spread evenly over the times of ids, for choosing a shard: an id and those made from
     /// it by [`QueueId::with_random`] share it.
     #[must_use]
     pub fn spread(&self) -> u64 {
-        let millis = self.0.iter().fold(0u128, |sum, byte| sum << 5 | digit(*byte) as u128) >> 80;
         // The finaliser of MurmurHash3: neighbouring milliseconds land far apart.
-        let mut mixed = millis as u64;
+        let mut mixed = self.millis();
         mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
         mixed ^ (mixed >> 33)
