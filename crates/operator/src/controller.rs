@@ -207,14 +207,19 @@ async fn reconcile(domain: Arc<MailDomain>, context: Arc<Context>) -> Result<Act
     let api: Api<MailDomain> =
         Api::namespaced(context.client.clone(), &domain.namespace().unwrap_or_default());
     let name = domain.spec.domain.clone();
-    let span = tracing::info_span!("reconcile", mail.domain = name);
+    let span = tracing::info_span!(
+        parent: None, "reconcile", otel.status_code = tracing::field::Empty, mail.domain = name
+    );
     let work = finalizer(&api, FINALIZER, domain, |event| async {
         match event {
             Finalizer::Apply(domain) => apply(&domain, &context, &api).await,
             Finalizer::Cleanup(domain) => clean_up(&domain, &context).await,
         }
     });
-    let outcome = tracing::Instrument::instrument(work, span).await;
+    let outcome = tracing::Instrument::instrument(work, span.clone()).await;
+    if outcome.is_err() {
+        span.record("otel.status_code", "error");
+    }
     metrics::histogram!("packetboat_operator_reconcile_seconds").record(started.elapsed().as_secs_f64());
     outcome
 }

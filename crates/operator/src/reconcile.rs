@@ -11,6 +11,8 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt};
 use secrecy::SecretSlice;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
 
 use crate::error::Error;
 use crate::keypair;
@@ -63,6 +65,11 @@ fn is_claimed_by_another(domain: &MailDomain, all: &[Arc<MailDomain>]) -> bool {
     })
 }
 
+/// The span in which a key comes to a stage.
+fn stage_span(selector: &str, stage: Stage) -> Span {
+    info_span!("stage", mail.dkim.selector = selector, mail.dkim.stage = stage.name())
+}
+
 impl Context {
     fn key_store(&self, domain: &MailDomain) -> KeyStore {
         KeyStore::new(&self.client, &domain.namespace().unwrap_or_default())
@@ -89,10 +96,12 @@ impl Context {
                 return Ok(Outcome { findings, again: LONGEST });
             }
         };
-        let seen = self.look(domain, &authorities, &keys).await;
+        let look = self.look(domain, &authorities, &keys);
+        let seen = look.instrument(info_span!("look", dns.zone = %authorities.zone)).await;
         let mut publish_failed = None;
         if !domain.spec.suspend {
-            let gone = self.turn_keys(domain, &store, &mut keys, &seen, authorities.negative_ttl).await?;
+            let turn = self.turn_keys(domain, &store, &mut keys, &seen, authorities.negative_ttl);
+            let gone = turn.instrument(info_span!("keys")).await?;
             if let Some(publisher) = &publisher {
                 publish_failed = self.publish(domain, publisher, &authorities, &keys, &gone).await;
             }
@@ -207,7 +216,8 @@ impl Context {
                     let stage = Stage::Generated;
                     let key = Key { selector, algorithm, stage, since, created, missed: 0, turn: 0 };
                     self.tell(domain, "KeyGenerated", format!("the key {} was made", key.selector)).await;
-                    keys.push(store.create(domain, key, &pem).await?);
+                    let span = stage_span(&key.selector, stage);
+                    keys.push(store.create(domain, key, &pem).instrument(span).await?);
                 }
                 Action::Move(selector, stage) => {
                     let newest = keys.iter().map(|stored| stored.key.turn).max().unwrap_or(0);
@@ -216,7 +226,7 @@ impl Context {
                         if stage == Stage::Active {
                             stored.key.turn = newest + 1;
                         }
-                        store.write(domain, stored).await?;
+                        store.write(domain, stored).instrument(stage_span(&selector, stage)).await?;
                         let text = format!("the key {selector} is {}", stage.name());
                         self.tell(domain, "KeyStage", text).await;
                     }
@@ -279,7 +289,20 @@ impl Context {
             .filter(|record| record.purpose.policy(&domain.spec) == RecordPolicy::Manage)
             .map(|record| Change { record, remove: is_gone(record) })
             .collect();
-        match publisher.apply(&authorities.zone, &domain.spec.domain, &changes).await {
+        let span = info_span!(
+            "update",
+            otel.kind = "client",
+            otel.status_code = Empty,
+            dns.zone = %authorities.zone,
+            dns.changed = Empty,
+        );
+        let applied = publisher.apply(&authorities.zone, &domain.spec.domain, &changes);
+        let applied = applied.instrument(span.clone()).await;
+        match &applied {
+            Ok(changed) => span.record("dns.changed", changed),
+            Err(_) => span.record("otel.status_code", "error"),
+        };
+        match applied {
             Ok(false) => None,
             Ok(true) => {
                 metrics::counter!("packetboat_operator_dns_updates_total").increment(1);
