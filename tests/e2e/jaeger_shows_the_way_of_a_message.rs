@@ -18,7 +18,7 @@ use testkit::wait;
 const EXPORTED: Duration = Duration::from_secs(60);
 
 struct Scene {
-    _world: World,
+    world: World,
     _redis: RedisServer,
     jaeger: Jaeger,
     row: Row,
@@ -43,7 +43,7 @@ async fn play(settings: &str) -> Result<Scene> {
     wait::until_true("a first attempt", ARRIVAL, async || store.transactions() > 0).await?;
     store.behave();
     store.wait_for("traced-1", ARRIVAL).await?;
-    Ok(Scene { _world: world, _redis: redis, jaeger, row, id })
+    Ok(Scene { world, _redis: redis, jaeger, row, id })
 }
 
 impl Scene {
@@ -149,6 +149,44 @@ async fn jaeger_shows_the_way_of_a_message() -> Result<()> {
         ensure!(!told.contains("alice") && !told.contains("dave"), "an address is told: {told}");
         ensure!(!told.contains("traced-1"), "the message is told: {told}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_id_of_the_reply_finds_the_way() -> Result<()> {
+    let scene = play("").await?;
+    let (first, later) = scene.traces().await?;
+    let binary = testkit::process::binary().await?;
+    let ask = async |arguments: &[&str]| -> Result<(bool, String, String)> {
+        let output = tokio::process::Command::new(binary).arg("trace").args(arguments).output().await?;
+        let text = |octets| String::from_utf8_lossy(octets).into_owned();
+        Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))
+    };
+    let query = scene.jaeger.query();
+    let (_, text, _) = ask(&[&scene.id, "--endpoint", &query]).await?;
+    let begin = |name: &str| {
+        let line = text.lines().find(|line| line.contains(name));
+        line.and_then(|line| line.split_once(" ms  ")).map(|(_, rest)| rest.len() - rest.trim_start().len())
+    };
+    ensure!(begin("smtp.transaction").is_some_and(|depth| begin(" spf ").unwrap() > depth), "{text}");
+    ensure!(text.contains(&format!("trace {} of ", first.0[0].trace)), "{text}");
+    let followed = format!("follows {}", first.0[0].trace);
+    let retry = text.lines().find(|line| line.starts_with(&format!("trace {} of ", later.0[0].trace)));
+    ensure!(retry.is_some_and(|line| line.ends_with(&followed)), "{text}");
+
+    // The address of Jaeger may stand in the configuration.
+    let file = scene.world.site.write("trace.yaml", &format!("telemetry: {{query: \"{query}\"}}\n"))?;
+    let file = file.to_string_lossy();
+    let (success, text, told) = ask(&[&scene.id, "--config", &file, "-o", "json"]).await?;
+    ensure!(success, "{told}");
+    let json: serde_json::Value = serde_json::from_str(&text)?;
+    ensure!(json["queue_id"] == scene.id && json["traces"].as_array().unwrap().len() >= 2, "{text}");
+    ensure!(json["traces"][0]["spans"][0]["name"] == "smtp.transaction", "{text}");
+
+    let (success, _, told) = ask(&["00000000000000000000000000", "--endpoint", &query]).await?;
+    ensure!(!success && told.contains("no trace of"), "{told}");
+    let (success, _, told) = ask(&["nonsense", "--endpoint", &query]).await?;
+    ensure!(!success && told.contains("250 reply"), "{told}");
     Ok(())
 }
 

@@ -46,6 +46,10 @@ pub struct Verification {
     /// behind a hidden primary, or split horizons.
     #[schemars(length(max = 16))]
     pub servers: Vec<String>,
+    /// Nothing is made for the domain until a TXT record, which the status tells, proves that whoever wrote
+    /// this may change its DNS.
+    #[serde(rename = "requireOwnershipTXT")]
+    pub require_ownership_txt: bool,
     /// How often, once everything is as it should be.
     #[serde(with = "duration")]
     #[schemars(with = "String")]
@@ -54,7 +58,7 @@ pub struct Verification {
 
 impl Default for Verification {
     fn default() -> Self {
-        Self { servers: Vec::new(), interval: Duration::from_secs(600) }
+        Self { servers: Vec::new(), require_ownership_txt: false, interval: Duration::from_secs(600) }
     }
 }
 

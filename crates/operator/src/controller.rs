@@ -49,6 +49,8 @@ pub struct Config {
     pub lease_duration: Duration,
     /// Domains that are reconciled at once. Default 16.
     pub concurrency: u16,
+    /// Every MailDomain's ownership is to be proven by a TXT record, whether it asks for that or not. Default no.
+    pub require_ownership: bool,
 }
 
 impl Default for Config {
@@ -59,6 +61,7 @@ impl Default for Config {
             lease_name: "packetboat-operator".to_owned(),
             lease_duration: Duration::from_secs(15),
             concurrency: 16,
+            require_ownership: false,
         }
     }
 }
@@ -184,11 +187,13 @@ impl Operator {
         let context = Arc::new(Context {
             client: self.client.clone(),
             namespace: self.config.namespace.clone(),
+            require_ownership: self.config.require_ownership,
             observer: Observer::new(self.resolver.clone()),
             recorder: Recorder::new(self.client.clone(), reporter),
             domains: controller.store(),
             rotated: Default::default(),
             failures: Default::default(),
+            contests: Default::default(),
         });
         controller
             .run(reconcile, on_error, context)
@@ -252,14 +257,19 @@ async fn reconcile(domain: Arc<MailDomain>, context: Arc<Context>) -> Result<Act
     let api: Api<MailDomain> =
         Api::namespaced(context.client.clone(), &domain.namespace().unwrap_or_default());
     let name = domain.spec.domain.clone();
-    let span = tracing::info_span!("reconcile", mail.domain = name);
+    let span = tracing::info_span!(
+        parent: None, "reconcile", otel.status_code = tracing::field::Empty, mail.domain = name
+    );
     let work = finalizer(&api, FINALIZER, domain, |event| async {
         match event {
             Finalizer::Apply(domain) => apply(&domain, &context, &api).await,
             Finalizer::Cleanup(domain) => clean_up(&domain, &context).await,
         }
     });
-    let outcome = tracing::Instrument::instrument(work, span).await;
+    let outcome = tracing::Instrument::instrument(work, span.clone()).await;
+    if outcome.is_err() {
+        span.record("otel.status_code", "error");
+    }
     metrics::histogram!("packetboat_operator_reconcile_seconds").record(started.elapsed().as_secs_f64());
     outcome
 }

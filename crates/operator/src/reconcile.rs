@@ -10,13 +10,16 @@ use jiff::Timestamp;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt};
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
 
+use crate::contests::{Contests, LIMIT};
 use crate::error::Error;
 use crate::keypair;
 use crate::keys::{Action, Key, Orders, Seen, plan, selector};
 use crate::observe::{Authorities, Observation, Observer};
 use crate::publisher::Publisher;
-use crate::record::{Record, desired};
+use crate::record::{Record, challenge, desired};
 use crate::status::{Findings, Reason, mode, selector_of};
 use crate::store::{KeyStore, StoredKey};
 use crate::update::Change;
@@ -34,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     /// The one namespace that is looked after, or all.
     pub(crate) namespace: Option<String>,
+    /// Every domain's ownership is to be proven.
+    pub(crate) require_ownership: bool,
     pub(crate) observer: Observer,
     pub(crate) recorder: Recorder,
     /// All MailDomains, for who claims what.
@@ -42,6 +47,8 @@ pub(crate) struct Context {
     pub(crate) rotated: std::sync::Mutex<HashMap<String, String>>,
     /// Rounds in a row that failed, by UID.
     pub(crate) failures: std::sync::Mutex<HashMap<String, u32>>,
+    /// Records that something else keeps changing back.
+    pub(crate) contests: Contests,
 }
 
 /// What came of a reconciliation, and when it is to be looked again.
@@ -63,6 +70,11 @@ fn is_claimed_by_another(domain: &MailDomain, all: &[Arc<MailDomain>]) -> bool {
             && other.metadata.deletion_timestamp.is_none()
             && age(other) < age(domain)
     })
+}
+
+/// The span in which a key comes to a stage.
+fn stage_span(selector: &str, stage: Stage) -> Span {
+    info_span!("stage", mail.dkim.selector = selector, mail.dkim.stage = stage.name())
 }
 
 impl Context {
@@ -91,10 +103,18 @@ impl Context {
                 return Ok(Outcome { findings, again: LONGEST });
             }
         };
-        let seen = self.look(domain, &authorities, &keys).await;
+        let proof = self.proof(domain, &authorities).await;
+        if let Some(unproven) = proof.iter().find(|(_, seen)| seen.state != RecordState::Verified) {
+            let records = vec![unproven.clone()];
+            let findings = Findings { keys, records, proof, ..Findings::default() };
+            return Ok(Outcome { findings, again: interval.min(LONGEST) });
+        }
+        let look = self.look(domain, &authorities, &keys);
+        let seen = look.instrument(info_span!("look", dns.zone = %authorities.zone)).await;
         let mut publish_failed = None;
         if !domain.spec.suspend {
-            let gone = self.turn_keys(domain, &store, &mut keys, &seen, authorities.negative_ttl).await?;
+            let turn = self.turn_keys(domain, &store, &mut keys, &seen, authorities.negative_ttl);
+            let gone = turn.instrument(info_span!("keys")).await?;
             if let Some(publisher) = &publisher {
                 publish_failed = self.publish(domain, publisher, &authorities, &keys, &gone, &seen).await;
             }
@@ -108,9 +128,27 @@ impl Context {
         let again = again(domain, &keys, &seen, publish_failed.is_some(), interval);
         let suspended = domain.spec.suspend;
         Ok(Outcome {
-            findings: Findings { keys, records: seen, publish_failed, suspended, ..Findings::default() },
+            findings: Findings {
+                keys,
+                records: seen,
+                proof,
+                publish_failed,
+                suspended,
+                ..Findings::default()
+            },
             again,
         })
+    }
+
+    /// The record that proves ownership, where that is asked for, and what all name servers say of it.
+    async fn proof(&self, domain: &MailDomain, authorities: &Authorities) -> Option<(Record, Observation)> {
+        let asked = domain.spec.dns.as_ref().is_some_and(|dns| dns.verification.require_ownership_txt);
+        if !asked && !self.require_ownership {
+            return None;
+        }
+        let record = challenge(&domain.spec, &domain.uid().unwrap_or_default());
+        let seen = self.observer.look(authorities, &record).await;
+        Some((record, seen))
     }
 
     /// Every record that should be, and what all name servers say of it.
@@ -164,7 +202,8 @@ impl Context {
                     let stage = Stage::Generated;
                     let key = Key { selector, algorithm, stage, since, created, missed: 0, turn: 0 };
                     self.tell(domain, "KeyGenerated", format!("the key {} was made", key.selector)).await;
-                    keys.push(store.create(domain, key, &pem).await?);
+                    let span = stage_span(&key.selector, stage);
+                    keys.push(store.create(domain, key, &pem).instrument(span).await?);
                 }
                 Action::Move(selector, stage) => {
                     let newest = keys.iter().map(|stored| stored.key.turn).max().unwrap_or(0);
@@ -173,7 +212,7 @@ impl Context {
                         if stage == Stage::Active {
                             stored.key.turn = newest + 1;
                         }
-                        store.write(domain, stored).await?;
+                        store.write(domain, stored).instrument(stage_span(&selector, stage)).await?;
                         let text = format!("the key {selector} is {}", stage.name());
                         self.tell(domain, "KeyStage", text).await;
                     }
@@ -237,10 +276,41 @@ impl Context {
             .filter(|record| record.purpose.policy(&domain.spec) == RecordPolicy::Manage)
             .map(|record| Change { record, remove: is_gone(record) })
             .collect();
-        match publisher.apply(&authorities.zone, &domain.spec.domain, &changes).await {
+        let (uid, now) = (domain.uid().unwrap_or_default(), Timestamp::now());
+        let (contested, changes): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .partition(|change| !change.remove && self.contests.is_contested(&uid, change.record, now));
+        let span = info_span!(
+            "update",
+            otel.kind = "client",
+            otel.status_code = Empty,
+            dns.zone = %authorities.zone,
+            dns.changed = Empty,
+        );
+        let applied = publisher.apply(&authorities.zone, &domain.spec.domain, &changes);
+        let applied = applied.instrument(span.clone()).await;
+        match &applied {
+            Ok(applied) => span.record("dns.changed", applied.changed),
+            Err(_) => span.record("otel.status_code", "error"),
+        };
+        match applied {
             Ok(applied) => {
                 if applied.changed {
                     metrics::counter!("packetboat_operator_dns_updates_total").increment(1);
+                    let wrong = seen.iter().filter(|(record, seen)| {
+                        matches!(seen.state, RecordState::Missing | RecordState::Drifted)
+                            && changes.iter().any(|change| change.record == record)
+                    });
+                    wrong.for_each(|(record, _)| self.contests.note(&uid, record, now));
+                }
+                if let Some(change) = contested.first() {
+                    let text = format!(
+                        "{} {} was written {LIMIT} times within an hour, and something else changed it back \
+                        each time: find what writes it; an hour later, or with another wish, it is tried again",
+                        change.record.name,
+                        change.record.record_type()
+                    );
+                    return Some((Reason::Contested, text));
                 }
                 let interval = domain.spec.dns.as_ref()?.verification.interval;
                 let late = applied.overdue(seen, interval)?;
@@ -282,6 +352,10 @@ impl Context {
             Err(findings) => return Err(findings.refused.map(|(_, text)| text).unwrap_or_default()),
         };
         let authorities = self.observer.authorities(&domain.spec).await.map_err(|error| told(&error))?;
+        let proof = self.proof(domain, &authorities).await;
+        if proof.is_some_and(|(_, seen)| seen.state != RecordState::Verified) {
+            return Err("the domain's ownership is not proven".to_owned());
+        }
         let records = records_of(domain, keys);
         let managed =
             records.iter().filter(|record| record.purpose.policy(&domain.spec) == RecordPolicy::Manage);

@@ -11,6 +11,9 @@ const TTL: u32 = 300;
 /// The most octets of one character-string of a TXT record (RFC 1035 §3.3).
 const TXT_STRING: usize = 255;
 
+/// What the text that proves ownership begins with.
+const CHALLENGE: &str = "packetboat-challenge=";
+
 /// What a record is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Purpose {
@@ -26,6 +29,8 @@ pub enum Purpose {
     MtaSts,
     /// Where TLS reports go (RFC 8460 §3).
     TlsRpt,
+    /// That whoever declares the domain may change its DNS.
+    Ownership,
 }
 
 impl Purpose {
@@ -39,6 +44,7 @@ impl Purpose {
             Self::Dmarc => "dmarc",
             Self::MtaSts => "mtaSts",
             Self::TlsRpt => "tlsRpt",
+            Self::Ownership => "ownership",
         }
     }
 
@@ -46,9 +52,12 @@ impl Purpose {
     /// others, is compared only.
     #[must_use]
     pub fn policy(self, spec: &MailDomainSpec) -> RecordPolicy {
+        if self == Self::Ownership {
+            return RecordPolicy::Verify;
+        }
         let given = spec.dns.as_ref().and_then(|dns| dns.records.get(self.key()).copied());
         given.unwrap_or(match self {
-            Self::Mx | Self::Spf => RecordPolicy::Verify,
+            Self::Mx | Self::Spf | Self::Ownership => RecordPolicy::Verify,
             Self::Dkim | Self::Dmarc | Self::MtaSts | Self::TlsRpt => RecordPolicy::Manage,
         })
     }
@@ -66,6 +75,7 @@ impl Purpose {
             Self::Dmarc => begins("v=DMARC1"),
             Self::MtaSts => begins("v=STSv1"),
             Self::TlsRpt => begins("v=TLSRPTv1"),
+            Self::Ownership => begins(CHALLENGE),
         }
     }
 }
@@ -101,6 +111,17 @@ impl Record {
             format!("{}. {} IN {} {data}", self.name, self.ttl, self.record_type())
         };
         self.values.iter().map(line).collect()
+    }
+}
+
+/// The record that proves that who made the object of this UID may change the domain's DNS.
+#[must_use]
+pub fn challenge(spec: &MailDomainSpec, uid: &str) -> Record {
+    Record {
+        purpose: Purpose::Ownership,
+        name: format!("_packetboat-challenge.{}", spec.domain),
+        ttl: spec.dns.as_ref().and_then(|dns| dns.ttl).unwrap_or(TTL),
+        values: vec![format!("{CHALLENGE}{uid}")],
     }
 }
 

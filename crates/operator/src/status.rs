@@ -22,6 +22,8 @@ pub(crate) enum Reason {
     ExternalDNSNotInstalled,
     Claimed,
     Conflict,
+    OwnershipProven,
+    ChallengeMissing,
     KeyActive,
     NotWanted,
     NoActiveKey,
@@ -30,6 +32,7 @@ pub(crate) enum Reason {
     Published,
     PublishFailed,
     NotObserved,
+    Contested,
     NotManaged,
     Verified,
     Missing,
@@ -67,6 +70,8 @@ pub(crate) struct Findings {
     pub(crate) keys: Vec<StoredKey>,
     /// Every record that should be, with what was seen of it.
     pub(crate) records: Vec<(Record, Observation)>,
+    /// The record that proves ownership, where that is asked for.
+    pub(crate) proof: Option<(Record, Observation)>,
     /// Why it could not be looked.
     pub(crate) lookup_failed: Option<String>,
     /// Why it could not be published.
@@ -137,34 +142,58 @@ impl Findings {
         let (dkim, published, verified) =
             (self.dkim_ready(domain), self.published(domain), self.verified(domain));
         let is = |found: &Finding| found.status == "True";
-        let ready = is(&accepted) && is(&claimed) && is(&dkim);
-        let cause = [&accepted, &claimed, &dkim].into_iter().find(|found| !is(found));
+        let proven = self.proven();
+        let needed = [Some(&accepted), Some(&claimed), proven.as_ref(), Some(&dkim)];
+        let cause = needed.into_iter().flatten().find(|found| !is(found));
+        let ready = cause.is_none();
         let reason = cause.map_or(Reason::Ready, |found| found.reason);
         let message = cause.map_or_else(
             || "mail can be taken and signed".to_owned(),
             |found| format!("{}: {}", found.kind, found.message),
         );
         let waiting = !ready && matches!(dkim.reason, Reason::WaitingForPropagation | Reason::NoActiveKey);
+        let unproven = proven.as_ref().is_some_and(|found| found.reason == Reason::ChallengeMissing);
+        let contested = matches!(self.publish_failed, Some((Reason::Contested, _)));
         let by_hand = verified.reason == Reason::DNSActionRequired && !is(&dkim);
-        let stalled = self.suspended || self.conflict || self.refused.is_some() || by_hand;
+        let stalled =
+            self.suspended || self.conflict || self.refused.is_some() || by_hand || contested || unproven;
         let stall = match (self.suspended, by_hand) {
             (true, _) => Reason::Suspended,
+            _ if unproven => Reason::ChallengeMissing,
             (_, true) => Reason::DNSActionRequired,
+            _ if contested => Reason::Contested,
             _ if stalled => reason,
             _ => Reason::Progressing,
         };
         let reconciling = !stalled && (waiting || !is(&published));
         let busy = if reconciling { Reason::Progressing } else { Reason::Done };
-        vec![
-            accepted,
-            claimed,
-            dkim,
-            published,
-            verified,
+        let last = [
             finding("Reconciling", reconciling, busy, ""),
             finding("Stalled", stalled, stall, ""),
             finding("Ready", ready, if ready { Reason::Ready } else { reason.or(Reason::NotReady) }, message),
-        ]
+        ];
+        [accepted, claimed].into_iter().chain(proven).chain([dkim, published, verified]).chain(last).collect()
+    }
+
+    /// Whether ownership is proven; nothing where that is not asked for.
+    fn proven(&self) -> Option<Finding> {
+        const KIND: &str = "OwnershipVerified";
+        let (record, seen) = self.proof.as_ref()?;
+        Some(match seen.state {
+            RecordState::Verified => {
+                finding(KIND, true, Reason::OwnershipProven, "the TXT record that was asked for is there")
+            }
+            RecordState::Unknown => Finding {
+                kind: KIND,
+                status: "Unknown",
+                reason: Reason::LookupFailed,
+                message: format!("a name server does not answer for {} TXT", record.name),
+            },
+            _ => {
+                let text = format!("publish: {}", record.zone_lines().join(" and "));
+                finding(KIND, false, Reason::ChallengeMissing, text)
+            }
+        })
     }
 
     fn dkim_ready(&self, domain: &MailDomain) -> Finding {

@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Queue(Queue),
     /// Look at a domain: its records, whether they are there, and what is wrong with its mail DNS
     Domain(Domain),
+    /// Show the way of a message, by the traces that the services have sent to a Jaeger
+    Trace(TraceArguments),
     /// Print the CustomResourceDefinitions for Kubernetes
     Crds(Crds),
 }
@@ -99,6 +101,21 @@ pub(crate) enum DomainVerb {
         /// The domain
         domain: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceArguments {
+    /// The queue id, as the 250 reply told it
+    pub(crate) id: String,
+    /// Jaeger's query API, as in http://jaeger:16686; wins over --config
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// The configuration file, for its telemetry.query
+    #[arg(long, value_name = "FILE", env = "PACKETBOAT_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! The Packetboat binary: one program for every role, and the command line tool to look after it.
 //!
 //! `settings` reads the configuration file and the environment; each file of `roles` builds what one
-//! role runs, and `services` runs it until the process is told to stop. `check`, `queue` and `crds` are
+//! role runs, and `services` runs it until the process is told to stop. `check`, `queue`, `domain`, `trace` and `crds` are
 //! the commands for people.
 
 mod check;
@@ -14,6 +14,7 @@ mod roles;
 mod services;
 mod settings;
 mod start;
+mod trace_command;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Queue(arguments) => queue_command::run(&arguments),
         Command::Domain(arguments) => domain_command::run(&arguments),
+        Command::Trace(arguments) => trace_command::run(&arguments),
         Command::Crds(arguments) => crds::run(&arguments),
     };
     match outcome {

@@ -249,6 +249,18 @@ pub(crate) fn admin_address(file: &FilePath) -> Result<SocketAddr, Problems> {
     if wrong.is_empty() { Ok(address) } else { Err(Problems(wrong)) }
 }
 
+/// Where traces are asked for, from a configuration file. The rest of the file is not looked at.
+///
+/// # Errors
+/// When the file or its `telemetry` section cannot be read.
+pub(crate) fn trace_endpoint(file: &FilePath) -> Result<Option<String>, Problems> {
+    let mut reader = Reader::new(file.to_owned(), std::env::vars_os(), &SECTIONS);
+    let telemetry = sections::telemetry(&mut reader);
+    let matters = |problem: &Problem| problem.key.is_empty() || problem.key.starts_with("telemetry");
+    let wrong: Vec<Problem> = reader.finish().0.into_iter().filter(matters).collect();
+    if wrong.is_empty() { Ok(telemetry.query) } else { Err(Problems(wrong)) }
+}
+
 fn matters_to_admin(problem: &Problem) -> bool {
     problem.key.is_empty() || problem.key.starts_with("admin")
 }

@@ -172,9 +172,14 @@ pub(super) fn read(reader: &mut Reader, file: &FilePath) -> Settings {
         delivery: delivery(reader, &hostname, base),
         operator: reader.section(&section("operator", &[])),
         admin: admin(reader),
-        telemetry: reader.section(&section("telemetry", &[])),
+        telemetry: telemetry(reader),
         hostname,
     }
+}
+
+/// Logs, traces and metrics.
+pub(super) fn telemetry(reader: &mut Reader) -> telemetry::Config {
+    reader.section(&section("telemetry", &[]))
 }
 
 /// Where the admin server listens.
