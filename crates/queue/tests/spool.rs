@@ -18,6 +18,7 @@ use queue::{
     Closing, LeaseRequest, Leased, NewEntry, NewMessage, Next, NextHop, PART_SIZE, Queue, QueueError,
     Settlement, Target, Verb,
 };
+use testkit::proxy::{Proxy, Weather};
 use testkit::redis::RedisServer;
 use testkit::wait;
 
@@ -234,4 +235,38 @@ async fn octets_that_were_changed_are_not_delivered() -> Result<()> {
     std::fs::write(&pack, octets)?;
     ensure!(matches!(queue.inline_content(id).await, Err(QueueError::Corrupt { .. })));
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_overtakes_an_accept_keeps_the_message() -> Result<()> {
+    let (server, folder) = (RedisServer::start().await?, tempfile::tempdir()?);
+    let config = folder_spool(folder.path());
+    let proxy = Proxy::start(server.address()).await?;
+    let slow = queue::redis::Config {
+        url: Some(format!("redis://{}", proxy.address())),
+        response_timeout: Duration::from_secs(60),
+        ..queue::redis::Config::default()
+    };
+    let queue = SpooledQueue::open(Arc::new(RedisQueue::connect(&slow).await?), &config).await?;
+    let queue = Arc::new(queue);
+    proxy.set(Weather::BlackHole);
+    let message = common::message("mx:a");
+    let accepting = tokio::spawn({
+        let (queue, message) = (Arc::clone(&queue), message.clone());
+        async move { queue.accept(message, None).await }
+    });
+    // The copy is in the store, the word to Redis is on its way.
+    let packs = folder.path().join("packs");
+    wait::until_true("a pack", SOON, async || files(&packs).len() == 1).await?;
+    let rebuilt = rebuild(index(&server).await?.as_ref(), &config, true, |_| {}).await?;
+    ensure!(rebuilt.restored == 1, "{rebuilt:?}");
+    proxy.set(Weather::Fair);
+    ensure!(!accepting.await??.fresh, "the rebuild was to come first");
+
+    let leased = lease(queue.as_ref(), 10).await?;
+    ensure!(leased.len() == 1, "{} entries", leased.len());
+    let content = queue.inline_content(message.record.id).await?;
+    ensure!(content == message.inline.to_bytes(), "the content went with the copy that was thought spare");
+    queue.settle(delivered(&leased[0])).await?;
+    wait::until_true("the pack to go", SOON, async || files(&packs).is_empty()).await
 }

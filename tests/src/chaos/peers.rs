@@ -35,6 +35,10 @@ impl Scene {
             "recipients: {mode: AcceptAll}",
             &format!("{{lmtp: {{address: \"{}\"}}}}", sink.address()),
         )?;
+        world.site.domain(
+            "other.test",
+            "inbound:\n  recipients: {mode: AcceptAll}\n  route: {maildir: {path: mail}}\n",
+        )?;
         let lease = ("PACKETBOAT_DELIVERY__DISPATCH__LEASE".to_owned(), lease.to_owned());
         let adjust = |settings: &mut Settings| {
             if settings.role == Role::Delivery {
@@ -114,10 +118,6 @@ pub async fn peer_slower_than_a_lease() -> Result<Outcome> {
 /// who works on one message dies. It is put aside after five times; other mail goes on.
 pub async fn poison() -> Result<Outcome> {
     let mut scene = Scene::new("1s").await?;
-    scene.world.site.domain(
-        "other.test",
-        "inbound:\n  recipients: {mode: AcceptAll}\n  route: {maildir: {path: mail}}\n",
-    )?;
     scene.sink.delay(Verb::Data, Duration::from_secs(600));
     scene.load(&at("dave", PLAIN), &at("alice", HOSTED), 1).start(&Arc::new(Ledger::new())).finish().await?;
     let others = scene.load(&at("dave", PLAIN), &at("bob", "other.test"), 200).start(&scene.ledger);
@@ -151,10 +151,6 @@ pub async fn poison() -> Result<Outcome> {
 pub async fn one_peer_crawls() -> Result<Outcome> {
     const OTHERS: usize = 600;
     let scene = Scene::new("60s").await?;
-    scene.world.site.domain(
-        "other.test",
-        "inbound:\n  recipients: {mode: AcceptAll}\n  route: {maildir: {path: mail}}\n",
-    )?;
     let mut rates = Vec::new();
     let mut outcome = Outcome::default();
     for user in ["before", "beside"] {

@@ -38,6 +38,15 @@ impl SpooledQueue {
         Locator::from_bytes(id, &self.shared.index.inline_content(id).await?)
     }
 
+    /// Whether the index has this copy of a message. Where it cannot be asked the answer is yes: what is kept
+    /// for nothing is swept one day.
+    async fn is_in_use(&self, id: QueueId, place: &Locator) -> bool {
+        match self.locate(id).await {
+            Ok(found) => found.pack == place.pack,
+            Err(error) => !matches!(error, QueueError::Gone(_)),
+        }
+    }
+
     /// Notes which recipients are final after a settlement, before the index forgets them.
     async fn note_finals(&self, settlement: &Settlement) -> Result<(), QueueError> {
         let done = matches!(settlement.next, Next::Done(_));
@@ -77,7 +86,8 @@ impl Queue for SpooledQueue {
         let (message, place) = self.spool(message).await?;
         // After an error the index may have it or not: the copy stays, and is swept when it has not.
         let mut accepted = self.shared.index.accept(message, lease).await?;
-        if accepted.fresh {
+        // A rebuild that ran meanwhile may have enqueued this very copy.
+        if accepted.fresh || self.is_in_use(id, &place).await {
             self.shared.open.enqueued(id, place.pack, entries, parts);
         } else {
             self.void(id, &place).await;
