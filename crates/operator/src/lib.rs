@@ -4,6 +4,7 @@
 //! A reconciliation observes (`observe.rs`, `store.rs`), plans (`keys.rs`, `record.rs`; both pure) and applies
 //! (`store.rs`, `update.rs`). `reconcile.rs` is one domain from top to bottom, `controller.rs` runs it for all.
 
+pub mod cloudflare;
 mod contests;
 mod controller;
 mod endpoints;

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::keypair;
 use crate::keys::{Action, Key, Orders, Seen, plan, selector};
 use crate::observe::{Authorities, Observation, Observer};
-use crate::publisher::Publisher;
+use crate::publisher::{Applied, Publisher};
 use crate::record::{Record, challenge, desired};
 use crate::status::{Findings, Reason, mode, selector_of};
 use crate::store::{KeyStore, StoredKey};
@@ -270,7 +270,17 @@ impl Context {
         let (contested, changes): (Vec<_>, Vec<_>) = changes
             .into_iter()
             .partition(|change| !change.remove && self.contests.is_contested(&uid, change.record, now));
-        match publisher.apply(&authorities.zone, &domain.spec.domain, &changes).await {
+        let shown = |change: &Change<'_>| {
+            let is = |(record, seen): &(Record, Observation)| {
+                record == change.record && seen.state == RecordState::Verified
+            };
+            !change.remove && seen.iter().any(is)
+        };
+        let applied = match publisher.is_metered() && changes.iter().all(shown) {
+            true => Ok(Applied::default()),
+            false => publisher.apply(&authorities.zone, &domain.spec.domain, &changes).await,
+        };
+        match applied {
             Ok(applied) => {
                 if applied.changed {
                     metrics::counter!("packetboat_operator_dns_updates_total").increment(1);
