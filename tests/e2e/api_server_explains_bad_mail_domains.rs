@@ -89,6 +89,8 @@ async fn every_rule_of_providers_speaks() -> Result<()> {
     };
     let wrong = [
         ("DNSProvider", "{}".to_owned(), "say how to publish"),
+        ("DNSProvider", format!("{{{way}, cloudflare: {{apiTokenSecretRef: {{name: t}}}}}}"), "just one of"),
+        ("DNSProvider", "{cloudflare: {apiTokenSecretRef: {name: t}, endpoint: x}}".to_owned(), "endpoint"),
         ("DNSProvider", format!("{{{weak}}}"), "hmac-sha256"),
         ("DNSProvider", format!("{{{way}, domains: [a.test]}}"), "domains"),
         ("ClusterDNSProvider", whose("[]", "[a]"), "spec.domains"),

@@ -52,9 +52,14 @@ impl Estate {
 
     /// Starts an operator.
     pub async fn operator(&self) -> Result<(Settings, Packetboat)> {
+        self.operator_with("").await
+    }
+
+    /// An operator with further top-level YAML lines.
+    pub async fn operator_with(&self, more: &str) -> Result<(Settings, Packetboat)> {
         let mut settings = self.site.settings(Role::Operator)?;
         settings.kubeconfig = Some(self.api.kubeconfig()?);
-        settings.extra = "operator: {lease_duration: 5s}\n".to_owned();
+        settings.extra = format!("operator: {{lease_duration: 5s}}\n{more}");
         let process = self.site.start(&settings).await?;
         Ok((settings, process))
     }

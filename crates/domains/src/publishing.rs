@@ -172,6 +172,9 @@ pub struct DNSProviderSpec {
     /// By dynamic update.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rfc2136: Option<Rfc2136>,
+    /// By Cloudflare's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cloudflare: Option<Cloudflare>,
 }
 
 /// A way to publish records that MailDomains of other namespaces may use, as far as it lets them.
@@ -199,6 +202,9 @@ pub struct ClusterDNSProviderSpec {
     /// By dynamic update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rfc2136: Option<Rfc2136>,
+    /// By Cloudflare's API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloudflare: Option<Cloudflare>,
 }
 
 impl ClusterDNSProviderSpec {
@@ -216,8 +222,19 @@ impl ClusterDNSProviderSpec {
     /// The way itself.
     #[must_use]
     pub fn way(self) -> DNSProviderSpec {
-        DNSProviderSpec { rfc2136: self.rfc2136 }
+        DNSProviderSpec { rfc2136: self.rfc2136, cloudflare: self.cloudflare }
     }
+}
+
+/// Cloudflare.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cloudflare {
+    /// An API token that may read the zone and edit its DNS; the key in the Secret is `api-token` by default.
+    pub api_token_secret_ref: SecretRef,
+    /// The API's address, where it is not Cloudflare's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
 }
 
 #[cfg(test)]

@@ -32,7 +32,14 @@ fn tsig_algorithms() -> Value {
 
 fn provider_limits() -> Vec<(&'static str, Value)> {
     vec![
-        ("", rule("has(self.rfc2136)", "say how to publish: rfc2136 with server and tsig")),
+        (
+            "",
+            rule(
+                "has(self.rfc2136) != has(self.cloudflare)",
+                "say how to publish: give just one of rfc2136 and cloudflare",
+            ),
+        ),
+        ("cloudflare.endpoint", json!({"maxLength": 253, "pattern": "^https?://[^/?#@]+$"})),
         ("rfc2136.tsig.algorithm", tsig_algorithms()),
     ]
 }

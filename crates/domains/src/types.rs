@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration;
 pub use crate::publishing::{
-    ClusterDNSProvider, ClusterDNSProviderSpec, DNSProvider, DNSProviderSpec, Dns, DnsMode, ExternalDns,
-    ProviderKind, ProviderRef, RecordPolicy, Rfc2136, Tsig, TxtFormat, Verification,
+    Cloudflare, ClusterDNSProvider, ClusterDNSProviderSpec, DNSProvider, DNSProviderSpec, Dns, DnsMode,
+    ExternalDns, ProviderKind, ProviderRef, RecordPolicy, Rfc2136, Tsig, TxtFormat, Verification,
 };
 pub use crate::status::{DkimStatus, KeyStatus, MailDomainStatus, RecordState, RecordStatus, Stage};
 

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use domains::types::{
-    ClusterDNSProvider, DNSProvider, DnsMode, MailDomain, ProviderKind, ProviderRef, RecordState,
-    Rfc2136 as Rfc2136Spec,
+    Cloudflare as CloudflareSpec, ClusterDNSProvider, DNSProvider, DnsMode, MailDomain, ProviderKind,
+    ProviderRef, RecordState, Rfc2136 as Rfc2136Spec,
 };
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
-use secrecy::SecretSlice;
+use secrecy::{SecretSlice, SecretString};
 
+use crate::cloudflare::{Cloudflare, CloudflareError};
 use crate::endpoints::{Endpoints, EndpointsError};
 use crate::error::Error;
 use crate::observe::Observation;
@@ -24,6 +25,8 @@ use crate::update::{Change, Rfc2136, UpdateError};
 pub(crate) enum Publisher {
     /// Dynamic update at a primary.
     Rfc2136(Box<Rfc2136>),
+    /// Cloudflare's API.
+    Cloudflare(Box<Cloudflare>),
     /// Objects that external-dns reads.
     ExternalDns(Box<Endpoints>),
 }
@@ -33,6 +36,8 @@ pub(crate) enum Publisher {
 pub(crate) enum PublishError {
     #[error(transparent)]
     Update(#[from] UpdateError),
+    #[error(transparent)]
+    Cloudflare(#[from] CloudflareError),
     #[error(transparent)]
     Endpoints(#[from] EndpointsError),
 }
@@ -73,14 +78,23 @@ impl Publisher {
                 let changed = publisher.apply(zone, domain, changes).await?;
                 Ok(Applied { changed, ..Applied::default() })
             }
+            Self::Cloudflare(publisher) => {
+                let changed = publisher.apply(zone, domain, changes).await?;
+                Ok(Applied { changed, ..Applied::default() })
+            }
             Self::ExternalDns(endpoints) => Ok(endpoints.apply(changes).await?),
         }
+    }
+
+    /// Whether it is not asked while the name servers show all that is wanted: requests are counted there.
+    pub(crate) fn is_metered(&self) -> bool {
+        matches!(self, Self::Cloudflare(_))
     }
 
     /// What to look at where another program does not publish.
     pub(crate) fn hint(&self) -> &'static str {
         match self {
-            Self::Rfc2136(_) => "look at the name servers",
+            Self::Rfc2136(_) | Self::Cloudflare(_) => "look at the name servers",
             Self::ExternalDns(_) => {
                 "does external-dns run with --source=crd --managed-record-types=TXT --managed-record-types=MX \
                 (and A, AAAA, CNAME), and are the names free of records that it does not own?"
@@ -157,13 +171,13 @@ impl Context {
         let Some((way, secrets)) = found else {
             return refuse(Reason::ProviderNotFound, format!("there is no {:?} {name}", provider.kind));
         };
-        match &way.rfc2136 {
-            Some(spec) => {
-                self.rfc2136(domain, spec, &format!("{:?} {name}: rfc2136", provider.kind), &secrets).await
+        let place = format!("{:?} {name}", provider.kind);
+        match (&way.rfc2136, &way.cloudflare) {
+            (Some(spec), None) => self.rfc2136(domain, spec, &format!("{place}: rfc2136"), &secrets).await,
+            (None, Some(spec)) => {
+                self.cloudflare(domain, spec, &format!("{place}: cloudflare"), &secrets).await
             }
-            None => {
-                refuse(Reason::InvalidSpec, format!("the {:?} {name} says no way to publish", provider.kind))
-            }
+            _ => refuse(Reason::InvalidSpec, format!("the {place} does not say just one way to publish")),
         }
     }
 
@@ -190,6 +204,28 @@ impl Context {
         match Rfc2136::new(server, &spec.tsig.key_name, &spec.tsig.algorithm, &decoded, owner) {
             Ok(publisher) => Ok(Ok(Some(Publisher::Rfc2136(Box::new(publisher))))),
             Err(error) => refuse(Reason::InvalidSpec, format!("{place}.tsig: {error}")),
+        }
+    }
+
+    async fn cloudflare(
+        &self,
+        domain: &MailDomain,
+        spec: &CloudflareSpec,
+        place: &str,
+        namespace: &str,
+    ) -> Way<Option<Publisher>> {
+        let token = &spec.api_token_secret_ref;
+        let (name, key) = (&token.name, token.key.as_deref().unwrap_or("api-token"));
+        let found = KeyStore::new(&self.client, namespace).secret_value(name, key).await?;
+        let Some(token) = found.and_then(|octets| String::from_utf8(octets).ok()) else {
+            let text =
+                format!("{place}.apiTokenSecretRef: the Secret {name} has no key {key:?}, or is not there");
+            return refuse(Reason::CredentialsMissing, text);
+        };
+        let token = SecretString::from(token.trim().to_owned());
+        match Cloudflare::new(spec.endpoint.as_deref(), token, domain.uid().unwrap_or_default()) {
+            Ok(publisher) => Ok(Ok(Some(Publisher::Cloudflare(Box::new(publisher))))),
+            Err(error) => refuse(Reason::InvalidSpec, format!("{place}: {error}")),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::keypair;
 use crate::keys::{Action, Key, Orders, Seen, plan, selector};
 use crate::observe::{Authorities, Observation, Observer};
-use crate::publisher::Publisher;
+use crate::publisher::{Applied, Publisher};
 use crate::record::{Record, challenge, desired};
 use crate::status::{Findings, Reason, mode, selector_of};
 use crate::store::{KeyStore, StoredKey};
@@ -280,6 +280,12 @@ impl Context {
         let (contested, changes): (Vec<_>, Vec<_>) = changes
             .into_iter()
             .partition(|change| !change.remove && self.contests.is_contested(&uid, change.record, now));
+        let shown = |change: &Change<'_>| {
+            let is = |(record, seen): &(Record, Observation)| {
+                record == change.record && seen.state == RecordState::Verified
+            };
+            !change.remove && seen.iter().any(is)
+        };
         let span = info_span!(
             "update",
             otel.kind = "client",
@@ -287,8 +293,13 @@ impl Context {
             dns.zone = %authorities.zone,
             dns.changed = Empty,
         );
-        let applied = publisher.apply(&authorities.zone, &domain.spec.domain, &changes);
-        let applied = applied.instrument(span.clone()).await;
+        let applied = match publisher.is_metered() && changes.iter().all(shown) {
+            true => Ok(Applied::default()),
+            false => {
+                let applying = publisher.apply(&authorities.zone, &domain.spec.domain, &changes);
+                applying.instrument(span.clone()).await
+            }
+        };
         match &applied {
             Ok(applied) => span.record("dns.changed", applied.changed),
             Err(_) => span.record("otel.status_code", "error"),

@@ -18,7 +18,7 @@ use crate::record::{Purpose, Record, txt_strings};
 /// How far the clocks of both sides may differ, in seconds (RFC 8945 §10).
 const FUDGE: u16 = 300;
 /// The name, below the domain, of the record that says whose the records are.
-const OWNER_LABEL: &str = "_packetboat";
+pub(crate) const OWNER_LABEL: &str = "_packetboat";
 
 /// Why nothing was published.
 #[derive(Debug, thiserror::Error)]

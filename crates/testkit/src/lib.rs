@@ -9,6 +9,7 @@
 
 pub mod bind;
 pub mod child;
+pub mod cloudflare;
 pub mod corpus;
 pub mod dkim;
 pub mod dns;

@@ -1,0 +1,55 @@
+//! A DNSProvider names Cloudflare: records go there, by batch, and nothing is asked while DNS shows them.
+
+use anyhow::{Context, Result, ensure};
+use packetboat_tests::estate::{DOMAIN, Estate, STEP};
+use testkit::cloudflare::{CloudflareServer, TOKEN};
+use testkit::wait;
+
+const KEYS: &str = "\
+\x20 dkim: {algorithms: [rsa-sha256], rotation: {interval: 1h, minPropagation: 1s, retireAfter: 3s, revokeFor: 3s}}";
+
+async fn token(estate: &Estate, token: &str) -> Result<()> {
+    let secret = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: cf, namespace: mail}}\nstringData: {{api-token: {token}}}\n"
+    );
+    estate.api.apply(&secret).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_a_missing_token_to_a_key_that_signs() -> Result<()> {
+    let estate = Estate::new().await?;
+    let (_, process) = estate.operator().await?;
+    // The zone is found by name servers; in this test there are two stories of it.
+    let server = CloudflareServer::start(DOMAIN).await?;
+    let provider = format!(
+        "apiVersion: mail.packetboat.dev/v1alpha1\nkind: DNSProvider\nmetadata: {{name: cf, namespace: mail}}\n\
+         spec: {{cloudflare: {{apiTokenSecretRef: {{name: cf}}, endpoint: \"{}\"}}}}\n",
+        server.endpoint()
+    );
+    estate.api.apply(&provider).await?;
+    estate.api.apply(&estate.mail_domain_by("mode: Provider, providerRef: {name: cf}", KEYS)).await?;
+    estate.wait_for("Accepted", "False", "CredentialsMissing").await?;
+    token(&estate, "wrong-token-of-a-test").await?;
+    estate.wait_for("DNSPublished", "False", "PublishFailed").await?;
+    token(&estate, TOKEN).await?;
+    estate.wait_for("DNSPublished", "True", "Published").await?;
+
+    let domain = estate.read().await?;
+    let name = domain["status"]["records"][0]["name"].as_str().context("a record")?.to_owned();
+    let contents = server.contents("TXT", &name);
+    ensure!(contents.len() == 1, "{contents:?}");
+    estate.bind.by_hand(&format!("update add {name} 60 TXT {}", contents[0])).await?;
+    estate.wait_for("Ready", "True", "Ready").await?;
+    estate.wait_for("DNSVerified", "True", "Verified").await?;
+
+    // Many looks later it has been asked nothing more.
+    let asked = server.requests();
+    let looks = process.metric("packetboat_operator_reconcile_seconds_count").await?;
+    let looked = async || {
+        process.metric("packetboat_operator_reconcile_seconds_count").await.is_ok_and(|now| now > looks + 3.0)
+    };
+    wait::until_true("some more looks", STEP, looked).await?;
+    ensure!(server.requests() == asked, "{} requests more", server.requests() - asked);
+    ensure!(!process.log().contains("token-of-a-test"), "a token is in the log");
+    Ok(())
+}
