@@ -1,6 +1,6 @@
 //! A DNSProvider names Cloudflare: records go there, by batch, and nothing is asked while DNS shows them.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use packetboat_tests::estate::{DOMAIN, Estate, STEP};
 use testkit::cloudflare::{CloudflareServer, TOKEN};
 use testkit::wait;
@@ -34,10 +34,15 @@ async fn from_a_missing_token_to_a_key_that_signs() -> Result<()> {
     token(&estate, TOKEN).await?;
     estate.wait_for("DNSPublished", "True", "Published").await?;
 
-    let domain = estate.read().await?;
-    let name = domain["status"]["records"][0]["name"].as_str().context("a record")?.to_owned();
-    let contents = server.contents("TXT", &name);
-    ensure!(contents.len() == 1, "{contents:?}");
+    let mut record = (String::new(), Vec::new());
+    let there = async || {
+        let Ok(domain) = estate.read().await else { return false };
+        let name = domain["status"]["records"][0]["name"].as_str().unwrap_or_default().to_owned();
+        record = (name.clone(), server.contents("TXT", &name));
+        record.1.len() == 1
+    };
+    wait::until_true("the key's record at Cloudflare", STEP, there).await?;
+    let (name, contents) = record;
     estate.bind.by_hand(&format!("update add {name} 60 TXT {}", contents[0])).await?;
     estate.wait_for("Ready", "True", "Ready").await?;
     estate.wait_for("DNSVerified", "True", "Verified").await?;

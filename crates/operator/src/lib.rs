@@ -2,7 +2,8 @@
 //! the MailDomain's status what is so.
 //!
 //! A reconciliation observes (`observe.rs`, `store.rs`), plans (`keys.rs`, `record.rs`; both pure) and applies
-//! (`store.rs`, and `publisher.rs` by `update.rs`, `endpoints.rs` or `cloudflare.rs`). `reconcile.rs` is one domain from top to bottom, `controller.rs` runs it for all.
+//! (`store.rs`, and `publisher.rs` by `update.rs`, `endpoints.rs` or `cloudflare.rs`).
+//! `reconcile.rs` is one domain from top to bottom, `controller.rs` runs it for all.
 
 pub mod cloudflare;
 mod contests;
