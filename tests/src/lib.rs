@@ -6,4 +6,5 @@
 pub mod cluster;
 pub mod estate;
 pub mod load;
+pub mod outside;
 pub mod world;
