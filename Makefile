@@ -3,10 +3,10 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help demo run tools lint test bench chaos sim fuzz crds image
+.PHONY: help demo run tools lint test bench chaos sim fuzz crds image cluster-test
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Start everything in one process with the sample configuration
 	$(CARGO) run --release --package packetboat -- all --config sample/packetboat.yaml
@@ -48,3 +48,6 @@ crds: ## Write the CustomResourceDefinitions to k8s/crds and into the chart
 
 image: ## Build the container image: static, from scratch, not root (TAG=packetboat:0.1.0)
 	@scripts/image
+
+cluster-test: ## Install the chart on a real one-node cluster, and break it under load: one line an event (EVENT=name)
+	@scripts/cluster-test

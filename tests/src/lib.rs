@@ -7,4 +7,5 @@ pub mod chaos;
 pub mod cluster;
 pub mod estate;
 pub mod load;
+pub mod outside;
 pub mod world;

@@ -74,16 +74,26 @@ pub struct Sink {
 impl Sink {
     /// Starts an SMTP server on a free loopback port.
     pub async fn smtp() -> Result<Self> {
-        Self::start(false).await
+        Self::start(false, (Ipv4Addr::LOCALHOST, 0).into()).await
+    }
+
+    /// Starts an SMTP server at this address.
+    pub async fn smtp_at(address: SocketAddr) -> Result<Self> {
+        Self::start(false, address).await
     }
 
     /// Starts an LMTP server (RFC 2033) on a free loopback port: one reply a recipient after the dot.
     pub async fn lmtp() -> Result<Self> {
-        Self::start(true).await
+        Self::start(true, (Ipv4Addr::LOCALHOST, 0).into()).await
     }
 
-    async fn start(lmtp: bool) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("binding the sink")?;
+    /// Starts an LMTP server at this address.
+    pub async fn lmtp_at(address: SocketAddr) -> Result<Self> {
+        Self::start(true, address).await
+    }
+
+    async fn start(lmtp: bool, address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address).await.context("binding the sink")?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared { script: Mutex::default(), tls: tls::acceptor("sink.test")?, lmtp });
         let stop = CancellationToken::new();
