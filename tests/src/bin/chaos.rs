@@ -1,6 +1,6 @@
 //! `make chaos`: faults under load, one line each, `FAULT=NAME` for one of them.
 //!
-//! The numbers R-nn are those of the acceptance tests in `docs/durability.md`.
+//! What the lines mean, and what 250 promises at each level, is in `docs/durability.md`.
 
 use std::pin::Pin;
 use std::process::ExitCode;

@@ -30,7 +30,7 @@ async fn run(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(told)
 }
 
-/// from one moment on each fdatasync of Redis fails (EIO). It ends; the disk is changed; it starts again.
+/// From one moment on each fdatasync of Redis fails (EIO). It ends; the disk is changed; it starts again.
 pub async fn redis_fsync_fails() -> Result<Outcome> {
     on_redis(async |_, cluster, _| {
         let pid = cluster.redis.child().context("Redis runs")?.pid().to_string();
@@ -90,7 +90,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// the disk of Redis is full; it ends. Room is made; it starts again.
+/// The disk of Redis is full; it ends. Room is made; it starts again.
 pub async fn redis_disk_full() -> Result<Outcome> {
     let disk = SmallDisk::mount(64).await?;
     let folder = tempfile::Builder::new().prefix("redis-").tempdir_in(disk.0.path())?;
@@ -109,7 +109,7 @@ pub async fn redis_disk_full() -> Result<Outcome> {
     .await
 }
 
-/// Redis may use no more memory, for a while.
+/// Redis may use no more memory, for a while.
 pub async fn redis_out_of_memory() -> Result<Outcome> {
     on_redis(async |_, cluster, _| {
         cluster.redis.set("maxmemory", "1").await?;
@@ -119,7 +119,7 @@ pub async fn redis_out_of_memory() -> Result<Outcome> {
     .await
 }
 
-/// the power of the machine with Redis goes: what its disk was not told to sync is gone.
+/// The power of the machine with Redis goes: what its disk was not told to sync is gone.
 pub async fn redis_power_loss() -> Result<Outcome> {
     let disk = VolatileDisk::mount()?;
     let folder = tempfile::Builder::new().prefix("redis-").tempdir_in(disk.path())?;
@@ -172,7 +172,7 @@ pub async fn redis_power_loss_everysec() -> Result<Outcome> {
     Ok((balance, Duration::ZERO).into())
 }
 
-/// R-04 for the embedded queue: one process with everything; the power goes four times.
+/// For the embedded queue: one process with everything; the power goes four times.
 pub async fn embedded_power_loss() -> Result<Outcome> {
     let disk = VolatileDisk::mount()?;
     embedded(disk.path().join("data").display().to_string(), |_| disk.cut_power()).await
@@ -214,7 +214,7 @@ fn log_of(folder: &Path) -> Result<PathBuf> {
     logs.pop().context("Redis has no log")
 }
 
-/// a piece is missing at the end of Redis's log, though it was synced. With `aof-load-truncated no` Redis
+/// A piece is missing at the end of Redis's log, though it was synced. With `aof-load-truncated no` Redis
 /// refuses to start, and says so; a person has its log repaired, and the spool gives back what was in the piece.
 pub async fn log_truncated() -> Result<Outcome> {
     let redis = RedisServer::start_as(["redis-server"], &["--aof-load-truncated", "no"]).await?;

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::{LASTS, Outcome, under_load};
 use crate::world::World;
 
-/// the way to Redis takes two seconds each way, then nothing passes.
+/// The way to Redis takes two seconds each way, then nothing passes.
 pub async fn redis_slow_then_black_hole() -> Result<Outcome> {
     let redis = RedisServer::start().await?;
     let proxy = Proxy::start(redis.address()).await?;
@@ -34,7 +34,7 @@ pub async fn redis_slow_then_black_hole() -> Result<Outcome> {
     .await
 }
 
-/// the name servers fail, then are silent, then are well again. Nobody is refused for good.
+/// The name servers fail, then are silent, then are well again. Nobody is refused for good.
 pub async fn name_servers_fail() -> Result<Outcome> {
     under_load(
         RedisServer::start().await?,
@@ -53,7 +53,7 @@ pub async fn name_servers_fail() -> Result<Outcome> {
     .await
 }
 
-/// In a network of its own, R-19: for half a minute one packet in three to and from Redis is lost.
+/// In a network of its own: for half a minute one packet in three to and from Redis is lost.
 pub async fn packets_lost() -> Result<Outcome> {
     let redis = RedisServer::start().await?;
     let port = redis.address().port();
@@ -89,7 +89,7 @@ fn clock(file: &Path) -> Vec<(String, String)> {
     .to_vec()
 }
 
-/// the clocks of all services jump an hour ahead, then two back, then are right. Redis's stays.
+/// The clocks of all services jump an hour ahead, then two back, then are right. Redis's stays.
 pub async fn clocks_of_services_jump() -> Result<Outcome> {
     ensure!(Path::new(FAKETIME).exists(), "{FAKETIME} is not there (package faketime)");
     let folder = tempfile::tempdir()?;
@@ -111,7 +111,7 @@ pub async fn clocks_of_services_jump() -> Result<Outcome> {
     .await
 }
 
-/// the clock of Redis jumps an hour ahead.
+/// The clock of Redis jumps an hour ahead.
 pub async fn clock_of_redis_jumps() -> Result<Outcome> {
     ensure!(Path::new(FAKETIME).exists(), "{FAKETIME} is not there (package faketime)");
     let folder = tempfile::tempdir()?;

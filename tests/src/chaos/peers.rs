@@ -77,7 +77,7 @@ impl Scene {
     }
 }
 
-/// the peer takes twenty messages and breaks off instead of saying so. One more copy each.
+/// The peer takes twenty messages and breaks off instead of saying so. One more copy each.
 pub async fn peer_breaks_off_after_the_dot() -> Result<Outcome> {
     let scene = Scene::new("60s").await?;
     scene.sink.drop_after_dot(20);
@@ -87,7 +87,7 @@ pub async fn peer_breaks_off_after_the_dot() -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// the peer has taken messages, and the workers die before they can write it down.
+/// The peer has taken messages, and the workers die before they can write it down.
 pub async fn worker_dies_before_it_can_tell() -> Result<Outcome> {
     let mut scene = Scene::new("2s").await?;
     scene.sink.delay(Verb::Dot, Duration::from_secs(3));
@@ -105,7 +105,7 @@ pub async fn worker_dies_before_it_can_tell() -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// the peer takes three times as long as a lease; two workers look on.
+/// The peer takes three times as long as a lease; two workers look on.
 pub async fn peer_slower_than_a_lease() -> Result<Outcome> {
     let scene = Scene::new("2s").await?;
     scene.sink.delay(Verb::Dot, Duration::from_secs(6));
@@ -115,7 +115,7 @@ pub async fn peer_slower_than_a_lease() -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// who works on one message dies. It is put aside after five times; other mail goes on.
+/// Who works on one message dies. It is put aside after five times; other mail goes on.
 pub async fn poison() -> Result<Outcome> {
     let mut scene = Scene::new("1s").await?;
     scene.sink.delay(Verb::Data, Duration::from_secs(600));
@@ -147,7 +147,7 @@ pub async fn poison() -> Result<Outcome> {
     Ok(Outcome { note: format!("held after {deaths} deaths"), ..(balance, Duration::ZERO).into() })
 }
 
-/// two thousand messages wait for a peer that answers nothing; the mail of others keeps its pace.
+/// Two thousand messages wait for a peer that answers nothing; the mail of others keeps its pace.
 pub async fn one_peer_crawls() -> Result<Outcome> {
     const OTHERS: usize = 600;
     let scene = Scene::new("60s").await?;
@@ -174,7 +174,7 @@ pub async fn one_peer_crawls() -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// the peer refuses for good, and the sender to be told does not exist. No loop, nothing is left.
+/// The peer refuses for good, and the sender to be told does not exist. No loop, nothing is left.
 pub async fn bounce_to_nowhere() -> Result<Outcome> {
     let scene = Scene::new("60s").await?;
     scene.sink.reply(Verb::Dot, "550 5.7.1 not wanted");
