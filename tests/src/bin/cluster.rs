@@ -28,10 +28,11 @@ const AT_LEAST: Duration = Duration::from_secs(8);
 /// Everything has arrived within this: leases have to end first.
 const SETTLED: Duration = Duration::from_secs(120);
 
-/// What happens under load: its name, whether two edges stay up all the time, and the commands of kubectl.
+/// What happens under load: its name, whether two edges are ready all the time, and the commands of kubectl. Edges
+/// that cannot accept, for want of any verifier or delivery service, are not ready, and the Service refuses.
 type Event = (&'static str, bool, &'static [&'static str]);
 
-const EVENTS: [Event; 12] = [
+const EVENTS: [Event; 13] = [
     ("quiet", true, &[]),
     (
         "restart-edge",
@@ -73,24 +74,25 @@ const EVENTS: [Event; 12] = [
             "rollout status deploy/packetboat-delivery",
         ],
     ),
+    ("kill-a-verifier", true, &["kill-one verifier", "rollout status deploy/packetboat-verifier"]),
     (
-        "kill-verifiers",
-        true,
+        "kill-all-verifiers",
+        false,
         &[
             "delete pod --grace-period=0 --force -l app.kubernetes.io/component=verifier",
             "rollout status deploy/packetboat-verifier",
         ],
     ),
     (
-        "kill-delivery",
-        true,
+        "kill-all-delivery",
+        false,
         &[
             "delete pod --grace-period=0 --force -l app.kubernetes.io/component=delivery",
             "rollout status deploy/packetboat-delivery",
         ],
     ),
     (
-        "kill-edges",
+        "kill-all-edges",
         false,
         &[
             "delete pod --grace-period=0 --force -l app.kubernetes.io/component=edge",
@@ -301,6 +303,13 @@ async fn shake(commands: &[&str]) -> Result<()> {
             helm("upgrade", &["--set", "telemetry.logFormat=text"]).await?;
             let keep = run("kubectl", &["get", "crd", "maildomains.mail.packetboat.dev"], None, 20).await;
             keep.context("the upgrade took the CRD away")?;
+            continue;
+        }
+        if let Some(component) = command.strip_prefix("kill-one ") {
+            let label = format!("app.kubernetes.io/component={component}");
+            let pods = kubectl(&["get", "pods", "-l", &label, "-o", "name"], 20).await?;
+            let first = pods.lines().next().context("there is no such pod")?;
+            kubectl(&["delete", first, "--grace-period=0", "--force"], 60).await?;
             continue;
         }
         let arguments: Vec<&str> = command.split(' ').collect();
