@@ -83,6 +83,12 @@ pub struct Limits {
     /// for little here: a client that gives up sends again.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub service_timeout: Duration,
+    /// When every transaction on `mx` listeners for so long came from a private address, the way to here hides
+    /// clients' addresses: it is told by a warning and `packetboat_smtp_clients_all_private`.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub private_clients_window: Duration,
+    /// So many transactions it takes for that, at least. 0: it is never told, where all clients are internal.
+    pub private_clients_transactions: u32,
     /// On shutdown, sessions in a transaction get this long.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub drain: Duration,
@@ -105,6 +111,8 @@ impl Default for Limits {
             data_timeout: Duration::from_secs(180),
             session_timeout: Duration::from_secs(3600),
             service_timeout: Duration::from_secs(120),
+            private_clients_window: Duration::from_secs(600),
+            private_clients_transactions: 20,
             drain: Duration::from_secs(25),
         }
     }

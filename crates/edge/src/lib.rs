@@ -20,6 +20,7 @@ pub mod config;
 mod connection;
 mod hops;
 mod listener;
+mod origins;
 mod passwords;
 pub mod proxy;
 pub mod received;
@@ -67,6 +68,7 @@ pub(crate) struct Shared {
     delivery: Arc<dyn Delivery>,
     tls: ServerTls,
     doors: listener::Doors,
+    origins: origins::Origins,
 }
 
 /// The edge, its listeners bound.
@@ -92,6 +94,7 @@ pub async fn build(config: Config, deps: Deps) -> Result<Edge, BuildError> {
         recipients: recipients::Recipients::new(domains.clone(), delivery.clone(), limits.service_timeout),
         passwords: passwords::Passwords::new(domains.clone(), limits.max_auth_failures, limits.auth_window),
         doors: listener::Doors::new(limits.max_sessions, limits.max_sessions_per_client),
+        origins: origins::Origins::new(limits.private_clients_window, limits.private_clients_transactions),
         domains,
         verifier,
         delivery,

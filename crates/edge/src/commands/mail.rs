@@ -1,7 +1,9 @@
 //! MAIL (RFC 5321 §4.1.1.2): a transaction begins.
 
 use smtp::{Body, EnhancedCode, Reply, ReversePath};
+use tokio::time::Instant;
 
+use crate::config::Kind;
 use crate::session::{End, Session};
 use crate::transaction::Transaction;
 
@@ -26,6 +28,9 @@ impl Session {
             return self.say(Reply::new(553, EnhancedCode(5, 7, 1), text));
         }
         let (listener, client) = (&self.listener.name, self.client_ip());
+        if self.listener.kind == Kind::Mx {
+            self.shared.origins.note(client, Instant::now());
+        }
         self.transaction =
             Some(Transaction::new(listener, client, reverse_path, size, body, smtputf8, max_size));
         self.rules.mail_accepted();
