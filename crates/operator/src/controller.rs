@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::endpoints;
 use crate::error::Error;
 use crate::observe::Observer;
+use crate::password;
 use crate::reconcile::{Context, age, told};
 use crate::store::MANAGER;
 
@@ -51,6 +52,9 @@ pub struct Config {
     pub concurrency: u16,
     /// Every MailDomain's ownership is to be proven by a TXT record, whether it asks for that or not. Default no.
     pub require_ownership: bool,
+    /// The Secret with the password of the Redis that belongs to this installation, in `lease_namespace`: made with a
+    /// random one when it is not there. None when absent.
+    pub redis_password_secret: Option<String>,
 }
 
 impl Default for Config {
@@ -62,6 +66,7 @@ impl Default for Config {
             lease_duration: Duration::from_secs(15),
             concurrency: 16,
             require_ownership: false,
+            redis_password_secret: None,
         }
     }
 }
@@ -118,7 +123,7 @@ impl Operator {
                 term.cancel();
             };
             tokio::select! {
-                () = self.reconcile_all(term.clone()) => {}
+                ((), ()) = async { tokio::join!(self.reconcile_all(term.clone()), self.keep_password(term.clone())) } => {}
                 () = ends => tracing::warn!("the lease is lost, another operator may lead"),
             }
             metrics::gauge!("packetboat_operator_leads").set(0.0);
@@ -127,6 +132,12 @@ impl Operator {
         drop(leads);
         let _ = tokio::time::timeout(Duration::from_secs(5), lease).await;
         Ok(())
+    }
+
+    async fn keep_password(&self, term: CancellationToken) {
+        if let Some(secret) = &self.config.redis_password_secret {
+            password::keep(&self.client, &self.config.lease_namespace, secret, term).await;
+        }
     }
 
     fn api<K>(&self) -> Api<K>

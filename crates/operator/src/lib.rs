@@ -14,6 +14,7 @@ pub mod exchange;
 pub mod keypair;
 pub mod keys;
 pub mod observe;
+mod password;
 mod publisher;
 mod reconcile;
 pub mod record;
