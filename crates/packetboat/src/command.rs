@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Domain(Domain),
     /// Show the way of a message, by the traces that the services have sent to a Jaeger
     Trace(TraceArguments),
+    /// Send a message through a cluster and wait for it at the other end; exit code 1 when it does not arrive
+    Probe(Probe),
     /// Print the CustomResourceDefinitions for Kubernetes
     Crds(Crds),
 }
@@ -116,6 +118,25 @@ pub(crate) struct TraceArguments {
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Probe {
+    /// Where the message is sent to, as HOST:25
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) smtp: String,
+    /// Where it is expected, by LMTP: the route of the recipient's domain leads here
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+    /// The recipient
+    #[arg(long, value_name = "MAILBOX")]
+    pub(crate) to: String,
+    /// The envelope's sender; without it the empty one of notifications
+    #[arg(long, value_name = "MAILBOX", default_value = "")]
+    pub(crate) from: String,
+    /// How long all of it may take (30s, 2m)
+    #[arg(long, value_parser = age, default_value = "60s")]
+    pub(crate) timeout: std::time::Duration,
 }
 
 #[derive(Debug, Args)]

@@ -1,13 +1,14 @@
 //! The Packetboat binary: one program for every role, and the command line tool to look after it.
 //!
 //! `settings` reads the configuration file and the environment; each file of `roles` builds what one
-//! role runs, and `services` runs it until the process is told to stop. `check`, `queue`, `domain`, `trace` and `crds` are
-//! the commands for people.
+//! role runs, and `services` runs it until the process is told to stop. `check`, `queue`, `domain`, `trace`, `probe`
+//! and `crds` are the commands for people.
 
 mod check;
 mod command;
 mod crds;
 mod domain_command;
+mod probe_command;
 mod queue_command;
 mod report;
 mod roles;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Queue(arguments) => queue_command::run(&arguments),
         Command::Domain(arguments) => domain_command::run(&arguments),
         Command::Trace(arguments) => trace_command::run(&arguments),
+        Command::Probe(arguments) => probe_command::run(&arguments),
         Command::Crds(arguments) => crds::run(&arguments),
     };
     match outcome {
