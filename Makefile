@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help demo run tools lint test bench chaos sim fuzz crds image cluster-test
+.PHONY: help demo run tools lint test bench chaos sim fuzz crds chart image image-twice cluster-test
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,10 +14,11 @@ run: ## Start everything in one process with the sample configuration
 tools: ## Install what the tests need (Debian 12)
 	@scripts/install-tools
 
-lint: ## Check the format, run clippy, check that ring stays out
+lint: ## Check the format, run clippy, check that ring stays out and that the chart's README is true
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@if $(CARGO) tree --workspace -i ring 2>/dev/null | grep -q '^ring '; then echo 'ring is in the build graph' >&2; exit 1; fi
+	scripts/chart-readme.py --check
 
 demo: tools ## Send real mail in and out of one process and tell what happened
 	@echo 'Building packetboat …' && $(CARGO) build --package packetboat --package packetboat-tests --bins
@@ -44,10 +45,19 @@ fuzz: ## Fuzz every parser, FUZZ_SECONDS (30) each
 
 crds: ## Write the CustomResourceDefinitions to k8s/crds and into the chart
 	$(CARGO) run --quiet --package packetboat -- crds --folder k8s/crds
-	@mkdir -p charts/packetboat/files/crds && cp k8s/crds/*.yaml charts/packetboat/files/crds/
+	@mkdir -p charts/packetboat/files/crds
+	@find k8s/crds -name '*.yaml' ! -name kustomization.yaml -exec cp -t charts/packetboat/files/crds {} +
 
-image: ## Build the container image: static, from scratch, not root (TAG=packetboat:0.1.0)
+chart: crds ## Write what is made from other files: the chart's CRDs, ACL and README, and k8s/base
+	cp crates/queue/src/redis/users.acl charts/packetboat/files/users.acl
+	scripts/chart-readme.py
+	scripts/kustomize-base
+
+image: ## Build the container image: static, from scratch, not root (TAG=packetboat:0.1.0 PLATFORMS=linux/amd64,linux/arm64)
 	@scripts/image
+
+image-twice: ## Build the image in two folders, and compare the digests
+	@scripts/image-twice
 
 cluster-test: ## Install the chart on a real one-node cluster, and break it under load: one line an event (EVENT=name)
 	@scripts/cluster-test

@@ -4,6 +4,7 @@
 //! small Internet in DNS, a hosted domain, and the settings of processes.
 
 pub mod chaos;
+pub mod chart;
 pub mod cluster;
 pub mod estate;
 pub mod load;

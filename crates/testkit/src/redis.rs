@@ -152,14 +152,14 @@ impl RedisServer {
     }
 }
 
-/// Whether the server answers commands; while it loads its data it does not yet.
+/// Whether the server answers commands, if only with the demand to log in; while it loads its data it does not yet.
 async fn ping(address: SocketAddr) -> bool {
     let attempt = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(b"PING\r\n").await?;
         let mut answer = [0; 5];
         stream.read_exact(&mut answer).await?;
-        std::io::Result::Ok(&answer == b"+PONG")
+        std::io::Result::Ok([b"+PONG", b"-NOAU"].contains(&&answer))
     };
     matches!(timeout(Duration::from_secs(1), attempt).await, Ok(Ok(true)))
 }

@@ -1,0 +1,36 @@
+{{- define "packetboat.fullname" -}}
+{{- if contains "packetboat" .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-packetboat" .Release.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{/* What selects the pods of a role: root, role. */}}
+{{- define "packetboat.selector" -}}
+app.kubernetes.io/name: packetboat
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .role }}
+{{- end }}
+
+{{- define "packetboat.labels" -}}
+{{ include "packetboat.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end }}
+
+{{/* The namespaces whose MailDomains are followed, as JSON. */}}
+{{- define "packetboat.namespaces" -}}
+{{ toJson (.Values.domains.namespaces | default (list .Release.Namespace)) }}
+{{- end }}
+
+{{- define "packetboat.image" -}}
+{{- if .Values.image.digest }}{{ .Values.image.repository }}@{{ .Values.image.digest }}{{ else }}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* The Secret with the certificates between services; nothing without them. */}}
+{{- define "packetboat.peerSecret" -}}
+{{- if .Values.peerTLS.certManager.enabled }}{{ include "packetboat.fullname" . }}-peer{{ else }}{{ .Values.peerTLS.existingSecret }}{{ end }}
+{{- end }}
+
+{{/* The Secret with the password of the embedded Redis. */}}
+{{- define "packetboat.redisSecret" -}}
+{{ .Values.redis.embedded.existingSecret | default (printf "%s-redis-password" (include "packetboat.fullname" .)) }}
+{{- end }}
