@@ -49,11 +49,19 @@ impl Row {
         name: &str,
         adjust: &impl Fn(&mut Settings),
     ) -> Result<Self> {
+        let over = |settings: &mut Settings| {
+            settings.redis = Some(redis.url());
+            adjust(settings);
+        };
+        Self::over(world, name, &over).await
+    }
+
+    /// The same over the Redis that `adjust` names.
+    pub async fn over(world: &World, name: &str, adjust: &impl Fn(&mut Settings)) -> Result<Self> {
         let base = world.site.settings(Role::All)?;
         let prepare = |role| -> Result<Settings> {
             let mut settings = world.site.settings(role)?;
             settings.data_dir = format!("{}-{name}", settings.data_dir);
-            settings.redis = Some(redis.url());
             settings.verifier = base.verifier;
             settings.delivery = base.delivery;
             adjust(&mut settings);

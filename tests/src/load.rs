@@ -1,10 +1,11 @@
 //! A sending MTA in small: many messages over many sessions, each tried again until it is taken.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -32,15 +33,36 @@ pub struct Load {
     pub to: String,
     /// How many messages.
     pub messages: usize,
+    /// The number of the first, where others were sent before.
+    pub first: usize,
     /// How many sessions at a time.
     pub sessions: usize,
     /// All messages have to be taken within this.
     pub limit: Duration,
 }
 
+/// What the servers have answered besides `250`.
+#[derive(Clone, Debug, Default)]
+pub struct Answers {
+    /// Refusals for now, by their codes (`451 4.3.0`).
+    pub deferred: BTreeMap<String, usize>,
+    /// The longest time that a transaction took until its answer, or until its connection was lost.
+    pub slowest: Duration,
+}
+
+impl fmt::Display for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let codes: Vec<String> =
+            self.deferred.iter().map(|(code, count)| format!("{count} × {code}")).collect();
+        let codes = if codes.is_empty() { "no refusals".to_owned() } else { codes.join(", ") };
+        write!(f, "{codes}; slowest answer {:.1} s", self.slowest.as_secs_f64())
+    }
+}
+
 /// A load on its way.
 pub struct Running {
     accepted: Arc<AtomicUsize>,
+    answers: Arc<Mutex<Answers>>,
     sessions: JoinSet<Result<()>>,
 }
 
@@ -53,6 +75,7 @@ impl Load {
             from: from.to_owned(),
             to: to.to_owned(),
             messages: 500,
+            first: 0,
             sessions: 20,
             limit,
         }
@@ -61,6 +84,7 @@ impl Load {
     /// Starts sending.
     pub fn start(self, ledger: &Arc<Ledger>) -> Running {
         let accepted = Arc::new(AtomicUsize::new(0));
+        let answers = Arc::new(Mutex::new(Answers::default()));
         let next = Arc::new(AtomicUsize::new(0));
         let deadline = Instant::now() + self.limit;
         let mut sessions = JoinSet::new();
@@ -70,12 +94,13 @@ impl Load {
                 ledger: ledger.clone(),
                 next: next.clone(),
                 accepted: accepted.clone(),
+                answers: answers.clone(),
                 target: number,
                 deadline,
             };
             sessions.spawn(sender.run());
         }
-        Running { accepted, sessions }
+        Running { accepted, answers, sessions }
     }
 }
 
@@ -83,6 +108,11 @@ impl Running {
     /// How many messages were answered `250` so far.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// What the servers have answered so far.
+    pub fn answers(&self) -> Answers {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// From now until `count` messages were answered `250`: the longest time in which none was.
@@ -108,12 +138,12 @@ impl Running {
         wait::until_true(&what, Duration::from_secs(120), async || self.accepted() >= count).await
     }
 
-    /// Waits until all messages were answered `250`.
-    pub async fn finish(mut self) -> Result<()> {
+    /// Waits until all messages were answered `250`; gives what else was answered.
+    pub async fn finish(mut self) -> Result<Answers> {
         while let Some(session) = self.sessions.join_next().await {
             session??;
         }
-        Ok(())
+        Ok(self.answers())
     }
 }
 
@@ -123,6 +153,7 @@ struct Sender {
     ledger: Arc<Ledger>,
     next: Arc<AtomicUsize>,
     accepted: Arc<AtomicUsize>,
+    answers: Arc<Mutex<Answers>>,
     target: usize,
     deadline: Instant,
 }
@@ -135,7 +166,7 @@ impl Sender {
             if number >= self.load.messages {
                 return Ok(());
             }
-            let id = format!("load-{number:05}");
+            let id = format!("load-{:05}", self.load.first + number);
             let message = Message::new(&self.load.from, &self.load.to, &id).text();
             self.ledger.sent(&id);
             self.insist(&mut connection, &id, &message).await?;
@@ -147,7 +178,10 @@ impl Sender {
     /// Tries one message until it is taken, at the next server after each failure.
     async fn insist(&mut self, connection: &mut Option<Client>, id: &str, message: &str) -> Result<()> {
         loop {
-            match self.attempt(connection, message).await {
+            let begun = Instant::now();
+            let attempt = self.attempt(connection, message).await;
+            self.note(attempt.as_ref().ok(), begun.elapsed());
+            match attempt {
                 Ok(reply) if reply.code == 250 => return Ok(()),
                 Ok(reply) => ensure!(reply.is_temporary(), "{id} was refused for good: {reply}"),
                 // A broken connection says nothing about the message.
@@ -157,6 +191,16 @@ impl Sender {
             ensure!(Instant::now() < self.deadline, "{id} was not taken within {:?}", self.load.limit);
             self.target += 1;
             sleep(PAUSE).await;
+        }
+    }
+
+    fn note(&self, reply: Option<&testkit::smtp::Reply>, took: Duration) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.slowest = answers.slowest.max(took);
+        if let Some(reply) = reply.filter(|reply| reply.code != 250) {
+            let text = reply.lines.first().map(String::as_str).unwrap_or_default();
+            let enhanced = text.split(' ').next().unwrap_or_default();
+            *answers.deferred.entry(format!("{} {enhanced}", reply.code)).or_default() += 1;
         }
     }
 
@@ -181,10 +225,23 @@ pub async fn wait_for_balance(
     bounces: &Maildir,
     limit: Duration,
 ) -> Result<Balance> {
-    let (mut arrivals, mut returns) = (Collector::new(mailbox), Collector::new(bounces));
+    wait_for_balance_of(ledger, &[mailbox], bounces, limit).await
+}
+
+/// The same for several mailboxes together.
+pub async fn wait_for_balance_of(
+    ledger: &Ledger,
+    mailboxes: &[&Maildir],
+    bounces: &Maildir,
+    limit: Duration,
+) -> Result<Balance> {
+    let mut arrivals: Vec<Collector> = mailboxes.iter().map(|mailbox| Collector::new(mailbox)).collect();
+    let mut returns = Collector::new(bounces);
     let deadline = Instant::now() + limit;
     loop {
-        arrivals.collect(|id| ledger.arrived(id))?;
+        for arrivals in &mut arrivals {
+            arrivals.collect(|id| ledger.arrived(id))?;
+        }
         returns.collect(|id| ledger.bounced(id))?;
         let balance = ledger.balance();
         if balance.is_even() {
@@ -193,6 +250,13 @@ pub async fn wait_for_balance(
         ensure!(Instant::now() < deadline, "the ledger does not balance after {limit:?}: {balance}");
         sleep(PAUSE).await;
     }
+}
+
+/// The balance with what has arrived by now.
+pub fn collect(ledger: &Ledger, mailbox: &Maildir, bounces: &Maildir) -> Result<Balance> {
+    Collector::new(mailbox).collect(|id| ledger.arrived(id))?;
+    Collector::new(bounces).collect(|id| ledger.bounced(id))?;
+    Ok(ledger.balance())
 }
 
 /// Reads each message of a mailbox once.

@@ -92,6 +92,10 @@ pub struct DispatchConfig {
     /// How often the depth of the queue is measured for metrics. Default 10 s.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub measure: Duration,
+    /// How often the queue is compared with itself, by one of the workers, at least 1 s: what does not fit is
+    /// logged, and counted in `mail_queue_oddities`. Default 10 min.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub audit: Duration,
 }
 
 /// Limits on one next hop, over all workers of the queue.
@@ -194,6 +198,7 @@ impl Default for DispatchConfig {
             outage_wait: Duration::from_secs(5),
             drain: Duration::from_secs(25),
             measure: Duration::from_secs(10),
+            audit: Duration::from_secs(600),
         }
     }
 }
@@ -260,6 +265,9 @@ impl Config {
         }
         if self.dispatch.share_grace < Duration::from_secs(1) {
             return refuse("dispatch.share_grace", "must be at least 1 s");
+        }
+        if self.dispatch.audit < Duration::from_secs(1) {
+            return refuse("dispatch.audit", "must be at least 1 s");
         }
         if self.dispatch.lease < Duration::from_secs(1) {
             return refuse("dispatch.lease", "must be at least 1 s");

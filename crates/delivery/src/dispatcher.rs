@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::attempt::Attempts;
+use crate::auditor::Auditor;
 use crate::config::DispatchConfig;
 use crate::error::with_causes;
 use crate::policy::policy;
@@ -39,6 +40,7 @@ pub(crate) struct Dispatcher {
     domains: Domains,
     slots: Slots,
     shares: Shares,
+    auditor: Auditor,
     tasks: TaskTracker,
     /// Cancelled when attempts in flight are to be given up.
     abandon: CancellationToken,
@@ -56,6 +58,7 @@ impl Dispatcher {
         let slots = Slots::new(config.concurrency, rest);
         // Workers may share a name; their shares must not.
         let sharer = format!("{worker}/{:016x}", rand::random::<u64>());
+        let auditor = Auditor::new(Arc::clone(&queue), sharer.clone(), config.audit);
         let shares = Shares::new(Arc::clone(&queue), sharer, config.next_hops.clone(), config.share_grace);
         Self {
             worker,
@@ -65,6 +68,7 @@ impl Dispatcher {
             attempts,
             slots,
             shares,
+            auditor,
             tasks: TaskTracker::new(),
             abandon: CancellationToken::new(),
         }
@@ -183,7 +187,8 @@ impl Dispatcher {
         let measuring = shutdown.run_until_cancelled(self.measure());
         let sharing = shutdown.run_until_cancelled(self.keep_shares());
         let governing = shutdown.run_until_cancelled(self.follow_policy());
-        tokio::join!(self.lease_until(&shutdown), measuring, sharing, governing);
+        let auditing = shutdown.run_until_cancelled(self.auditor.run());
+        tokio::join!(self.lease_until(&shutdown), measuring, sharing, governing, auditing);
         self.drain().await;
     }
 

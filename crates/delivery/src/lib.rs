@@ -10,6 +10,7 @@
 
 mod accept;
 mod attempt;
+mod auditor;
 mod bounce;
 pub mod config;
 pub mod content;

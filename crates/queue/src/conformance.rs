@@ -3,6 +3,16 @@
 //! Each check gets a queue of its own from `make`, empty and working. Durations are short; nothing
 //! sleeps for longer than a lease takes to end.
 
+/// Runs checks, each on a queue of its own, of which the invariants hold at the end.
+macro_rules! checks {
+    ($make:ident: $($check:ident),* $(,)?) => {$(
+        let queue = $make().await;
+        $check(std::sync::Arc::clone(&queue)).await;
+        let found = $crate::invariants::Witness::default().look(&*queue).await;
+        assert!(found.is_ok(), "after {}: {found:?}", stringify!($check));
+    )*};
+}
+
 mod sharing;
 
 use std::collections::HashSet;
@@ -36,29 +46,31 @@ where
     F: Fn() -> Fut,
     Fut: Future<Output = Subject>,
 {
-    accept_is_idempotent(make().await).await;
-    accepted_mail_can_be_leased_with_its_content(make().await).await;
-    accept_can_lease_at_once(make().await).await;
-    what_has_been_due_longest_comes_first(make().await).await;
-    excepted_next_hops_are_passed_over(make().await).await;
-    a_lease_that_ends_returns_the_entry_and_fences_its_holder(make().await).await;
-    a_renewed_lease_does_not_end(make().await).await;
-    a_lease_handed_back_is_due_at_once(make().await).await;
-    a_settled_message_leaves_nothing(make().await).await;
-    a_retry_waits_and_keeps_what_was_learned(make().await).await;
-    a_bounce_comes_with_its_settlement(make().await).await;
-    long_content_is_staged_in_parts(make().await).await;
-    operators_see_and_move_entries(make().await).await;
-    a_removed_entry_cannot_be_settled(make().await).await;
-    held_entries_wait_for_their_release(make().await).await;
-    a_leased_entry_is_held_when_its_lease_ends(make().await).await;
-    a_bounce_asked_for_reaches_the_next_worker(make().await).await;
-    a_doubt_is_kept_until_it_is_settled(make().await).await;
-    an_entry_that_kills_its_workers_is_held(make().await).await;
-    the_account_balances(make().await).await;
-    depth_counts(make().await).await;
-    waiting_ends_when_mail_comes(make().await).await;
-    workers_never_hold_one_entry_twice(make().await).await;
+    checks!(make:
+        accept_is_idempotent,
+        accepted_mail_can_be_leased_with_its_content,
+        accept_can_lease_at_once,
+        what_has_been_due_longest_comes_first,
+        excepted_next_hops_are_passed_over,
+        a_lease_that_ends_returns_the_entry_and_fences_its_holder,
+        a_renewed_lease_does_not_end,
+        a_lease_handed_back_is_due_at_once,
+        a_settled_message_leaves_nothing,
+        a_retry_waits_and_keeps_what_was_learned,
+        a_bounce_comes_with_its_settlement,
+        long_content_is_staged_in_parts,
+        operators_see_and_move_entries,
+        a_removed_entry_cannot_be_settled,
+        held_entries_wait_for_their_release,
+        a_leased_entry_is_held_when_its_lease_ends,
+        a_bounce_asked_for_reaches_the_next_worker,
+        a_doubt_is_kept_until_it_is_settled,
+        an_entry_that_kills_its_workers_is_held,
+        the_account_balances,
+        depth_counts,
+        waiting_ends_when_mail_comes,
+        workers_never_hold_one_entry_twice,
+    );
     sharing::run(&make).await;
 }
 

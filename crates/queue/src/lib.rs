@@ -3,7 +3,8 @@
 //! The unit of scheduling is an *entry*: one message to the recipients of one next hop. The entries
 //! of one message share its record and its content. The queue never looks inside a message.
 //!
-//! [`Queue`] is the contract; [`conformance`] is the one suite that every backend passes.
+//! [`Queue`] is the contract, [`invariants`] what holds of every queue; [`conformance`] is the one suite that every
+//! backend passes.
 
 #[cfg(feature = "conformance")]
 #[allow(clippy::expect_used)]
@@ -11,6 +12,7 @@ pub mod conformance;
 pub mod embedded;
 mod entry;
 mod error;
+pub mod invariants;
 mod operator;
 mod outbox;
 mod policy;

@@ -142,12 +142,62 @@ async fn a_message_that_too_few_replicas_have_is_withdrawn() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_does_not_sync_is_no_replica() -> Result<()> {
+/// The path of a Valkey server.
+async fn valkey() -> Result<String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/valkey-server");
     let output = tokio::process::Command::new(script).output().await?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let valkey = String::from_utf8(output.stdout)?.trim().to_owned();
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// The replica stops in the middle of its work: what is accepted then is refused, taken back, and fresh when it
+/// comes again; the replica, once it goes on, has it once.
+async fn a_replica_that_stands_still(program: &str) -> Result<()> {
+    let (primary, replica) =
+        (RedisServer::start_as([program], &[]).await?, RedisServer::start_as([program], &[]).await?);
+    replicate(&replica, &primary).await?;
+    let queue = RedisQueue::connect(&Config { replicas: 1, ..config(&primary) }).await?;
+    let mut accepted = 0;
+    testkit::wait::until_true("the replica to follow", Duration::from_secs(20), async || {
+        queue.accept(common::message("mx:a"), None).await.is_ok()
+    })
+    .await?;
+    accepted += 1;
+    let child = replica.child().context("the replica runs")?;
+    child.freeze()?;
+    let message = common::message("mx:a");
+    for _ in 0..2 {
+        let told = queue.accept(message.clone(), None).await.err().context("accepted without a replica")?;
+        ensure!(format!("{told:?}").contains("0 of 1 replicas"), "{told:?}");
+        ensure!(queue.show(message.record.id).await?.is_none(), "it stayed, and would be delivered twice");
+    }
+    child.thaw()?;
+    testkit::wait::until_true("the replica to follow again", Duration::from_secs(20), async || {
+        queue.accept(message.clone(), None).await.is_ok()
+    })
+    .await?;
+    accepted += 1;
+    ensure!(!queue.accept(message.clone(), None).await?.fresh, "it was accepted twice");
+    let ledger = queue.ledger().await?;
+    ensure!(ledger.unaccounted() == 0 && ledger.queued == accepted, "{ledger:?}");
+    let on_replica = replica.command(&["KEYS", &format!("*:e:{}.*", message.record.id)]).await?;
+    ensure!(on_replica.lines().count() == 1, "the replica has {on_replica:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_stands_still_is_no_replica() -> Result<()> {
+    a_replica_that_stands_still("redis-server").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_disk_stands_still_is_no_replica() -> Result<()> {
+    a_replica_that_stands_still(&valkey().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_does_not_sync_is_no_replica() -> Result<()> {
+    let valkey = valkey().await?;
     let primary = RedisServer::start_as([&valkey], &[]).await?;
     let replica = RedisServer::start_as([&valkey], &[]).await?;
     replicate(&replica, &primary).await?;

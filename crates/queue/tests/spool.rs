@@ -270,3 +270,54 @@ async fn a_rebuild_that_overtakes_an_accept_keeps_the_message() -> Result<()> {
     queue.settle(delivered(&leased[0])).await?;
     wait::until_true("the pack to go", SOON, async || files(&packs).is_empty()).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_vanished_from_the_queue_is_restored_from_the_spool() -> Result<()> {
+    let (server, folder) = (RedisServer::start().await?, tempfile::tempdir()?);
+    let config = folder_spool(folder.path());
+    let queue = SpooledQueue::open(index(&server).await?, &config).await?;
+    let (entry, record, settled, well) =
+        (two_hops(), common::message("mx:a"), common::message("mx:a"), common::message("mx:a"));
+    for message in [&entry, &record, &settled, &well] {
+        ensure!(queue.accept(message.clone(), None).await?.fresh);
+    }
+    for leased in lease(&queue, 10).await? {
+        match leased.message.id == settled.record.id {
+            true => queue.settle(delivered(&leased)).await?,
+            false => queue.hand_back(&leased.lease).await?,
+        }
+    }
+    for pattern in [format!("*:e:{}.1", entry.record.id), format!("*:m:{}", record.record.id)] {
+        let key = server.command(&["KEYS", &pattern]).await?;
+        ensure!(server.command(&["DEL", key.trim()]).await?.trim() == "1", "{pattern} was not there");
+    }
+    let mut odd = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = queue.audit(cursor.as_deref()).await?;
+        odd.extend(page.odd);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    for id in [entry.record.id, record.record.id] {
+        ensure!(odd.iter().any(|one| one.what.contains(id.as_str())), "{id} is not named: {odd:?}");
+    }
+    let rebuilt = rebuild(&*index(&server).await?, &config, true, |_| {}).await?;
+    ensure!((rebuilt.vanished, rebuilt.restored, rebuilt.present) == (2, 0, 1), "{rebuilt:?}");
+    let found = queue::invariants::Witness::default().look(&queue).await;
+    ensure!(found.is_ok(), "{found:?}");
+    let mut left: Vec<QueueId> = Vec::new();
+    for leased in lease(&queue, 10).await? {
+        left.push(leased.message.id);
+        ensure!(queue.inline_content(leased.message.id).await?.starts_with(b"Subject"));
+        queue.settle(delivered(&leased)).await?;
+    }
+    left.sort_unstable();
+    let mut expected = vec![entry.record.id, entry.record.id, record.record.id, well.record.id];
+    expected.sort_unstable();
+    ensure!(left == expected, "{left:?} are left, not {expected:?}");
+    ensure!(queue.ledger().await?.unaccounted() == 0);
+    Ok(())
+}

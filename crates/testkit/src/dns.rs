@@ -29,6 +29,8 @@ const DENIAL_TTL: u32 = 1;
 enum Fault {
     ServFail,
     Drop,
+    Deny,
+    Truncate,
 }
 
 #[derive(Default)]
@@ -91,6 +93,17 @@ impl DnsServer {
     /// Does not answer at all for `name` and all below it, until [`heal`](Self::heal).
     pub fn ignore(&self, name: &str) -> Result<()> {
         self.break_name(name, Fault::Drop)
+    }
+
+    /// Says that `name` and all below it do not exist, until [`heal`](Self::heal).
+    pub fn deny(&self, name: &str) -> Result<()> {
+        self.break_name(name, Fault::Deny)
+    }
+
+    /// Answers for `name` and all below it over UDP with nothing but the truncation flag, until
+    /// [`heal`](Self::heal): the whole answer is to be had over TCP (RFC 7766 §5).
+    pub fn truncate(&self, name: &str) -> Result<()> {
+        self.break_name(name, Fault::Truncate)
     }
 
     /// Answers nothing whatever is asked, as a server that is down.
@@ -208,7 +221,12 @@ fn answer(octets: &[u8], state: &Mutex<State>, udp: bool) -> Option<Vec<u8>> {
     match state.fault(&name) {
         Some(Fault::Drop) => return None,
         Some(Fault::ServFail) => response.metadata.response_code = ResponseCode::ServFail,
-        None => state.fill(&name, question.query_type(), &mut response),
+        Some(Fault::Deny) => {
+            response.metadata.response_code = ResponseCode::NXDomain;
+            response.add_authority(state.start_of_authority(&name));
+        }
+        Some(Fault::Truncate) if udp => response.metadata.truncation = true,
+        Some(Fault::Truncate) | None => state.fill(&name, question.query_type(), &mut response),
     }
     drop(state);
 

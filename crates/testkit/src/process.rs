@@ -102,6 +102,9 @@ pub struct Settings {
     pub admin: SocketAddr,
     /// The Redis URL of the queue; without it the queue is embedded.
     pub redis: Option<String>,
+    /// Further keys of `queue.redis`, in flow style with a comma before each: `, replicas: 1`. With an empty URL they say
+    /// where the servers are, too.
+    pub redis_more: String,
     /// The URL of the object store in which contents lie; without it they are in the queue.
     pub spool: Option<String>,
     /// The port of remote servers.
@@ -120,9 +123,18 @@ pub struct Settings {
     pub extra: String,
     /// Environment variables of the process.
     pub environment: Vec<(String, String)>,
+    /// Another program than the one under test: that of another version.
+    pub program: Option<PathBuf>,
 }
 
 impl Settings {
+    async fn program(&self) -> Result<&Path> {
+        match &self.program {
+            Some(program) => Ok(program),
+            None => binary().await,
+        }
+    }
+
     /// The configuration file.
     pub fn yaml(&self) -> String {
         let mut yaml = format!(
@@ -147,7 +159,10 @@ impl Settings {
         if matches!(self.role, Role::All | Role::Delivery) {
             match &self.redis {
                 Some(url) => {
-                    let _ = writeln!(yaml, "queue:\n  backend: redis\n  redis: {{url: \"{url}\"}}");
+                    let at = if url.is_empty() { String::new() } else { format!(", url: \"{url}\"") };
+                    let keys = format!("{at}{}", self.redis_more);
+                    let keys = keys.trim_start_matches(", ");
+                    let _ = writeln!(yaml, "queue:\n  backend: redis\n  redis: {{{keys}}}");
                     if let Some(spool) = &self.spool {
                         let _ = writeln!(yaml, "  spool: {{object_store: {{url: \"{spool}\"}}}}");
                     }
@@ -244,6 +259,7 @@ impl Site {
             submissions: net::free_address()?,
             admin: net::free_address()?,
             redis: None,
+            redis_more: String::new(),
             spool: None,
             outbound_port: 25,
             retry_initial: "1s",
@@ -253,6 +269,7 @@ impl Site {
             kubeconfig: None,
             extra: String::new(),
             environment: Vec::new(),
+            program: None,
         })
     }
 
@@ -267,7 +284,7 @@ impl Site {
     pub async fn launch(&self, settings: &Settings) -> Result<Packetboat> {
         let name = format!("{}-{}", settings.role.name(), settings.admin.port());
         let config = self.write(&format!("{name}.yaml"), &settings.yaml())?;
-        let mut command = Command::new(binary().await?);
+        let mut command = Command::new(settings.program().await?);
         command.arg(settings.role.name()).arg("--config").arg(config);
         command.envs(settings.environment.iter().map(|(name, value)| (name, value)));
         if let Some(kubeconfig) = &settings.kubeconfig {
@@ -281,7 +298,7 @@ impl Site {
     /// `settings`, and gives what it printed.
     pub async fn run(&self, settings: &Settings, arguments: &[&str]) -> Result<Output> {
         let config = self.write(&format!("run-{}.yaml", settings.admin.port()), &settings.yaml())?;
-        let mut command = Command::new(binary().await?);
+        let mut command = Command::new(settings.program().await?);
         command.args(arguments).arg("--config").arg(config).stdin(Stdio::null()).kill_on_drop(true);
         timeout(PATIENCE, command.output())
             .await

@@ -141,6 +141,16 @@ impl RedisServer {
         Ok(())
     }
 
+    /// Runs one command on the server, behind everybody's back; what `redis-cli` prints.
+    pub async fn command(&self, words: &[&str]) -> Result<String> {
+        let port = self.address.port().to_string();
+        let run = Command::new("redis-cli").args(["-p", &port]).args(words).kill_on_drop(true).output();
+        let output = timeout(START, run).await.context("redis-cli hangs")??;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        anyhow::ensure!(output.status.success(), "redis-cli {words:?}: {text}");
+        Ok(text)
+    }
+
     /// Ends the server in order.
     pub async fn stop(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };

@@ -76,6 +76,26 @@ fn address_with_bus() -> Result<SocketAddr> {
     bail!("found no free pair of ports in 200 tries")
 }
 
+/// Cuts a primary off from its replicas, and then ends it as a power cut would: what it answered for meanwhile, it
+/// alone had. `meanwhile` is what happens between the two.
+async fn end_apart(
+    primary: &mut Member,
+    replicas: &[&Member],
+    meanwhile: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    for replica in replicas {
+        replica.child.freeze()?;
+    }
+    // What is on its way to a replica that stands still would be read by it later.
+    cli(primary.address, &["CLIENT", "KILL", "TYPE", "replica"]).await?;
+    let outcome = meanwhile.await;
+    let ended = primary.child.kill9().await;
+    for replica in replicas {
+        replica.child.thaw()?;
+    }
+    outcome.and(ended)
+}
+
 /// A Redis Cluster of three primaries with a replica each; it ends when this is dropped.
 pub struct RedisCluster {
     members: Vec<Member>,
@@ -131,6 +151,25 @@ impl RedisCluster {
             }
         }
         bail!("there is no primary")
+    }
+
+    /// Ends a primary that its replica has lost touch with; the replica takes over.
+    pub async fn kill_a_primary_apart(&mut self, meanwhile: impl Future<Output = Result<()>>) -> Result<()> {
+        for at in 0..self.members.len() {
+            let id = cli(self.members[at].address, &["CLUSTER", "MYID"]).await?;
+            let replicas = cli(self.members[at].address, &["CLUSTER", "REPLICAS", id.trim()]).await;
+            // A replica has none, and says so.
+            let Ok(told) = replicas else { continue };
+            let mut primary = self.members.remove(at);
+            let is_replica = |member: &&Member| told.contains(&member.address.to_string());
+            let replicas: Vec<&Member> = self.members.iter().filter(is_replica).collect();
+            if replicas.is_empty() {
+                self.members.insert(at, primary);
+                continue;
+            }
+            return end_apart(&mut primary, &replicas, meanwhile).await;
+        }
+        bail!("there is no primary with a replica")
     }
 }
 
@@ -201,6 +240,21 @@ impl RedisSentinels {
             if cli(self.servers[at].address, &["ROLE"]).await?.starts_with("master") {
                 self.servers.remove(at).child.kill9().await?;
                 return Ok(());
+            }
+        }
+        bail!("there is no primary")
+    }
+
+    /// Ends the primary, after its replicas have lost touch with it; the Sentinels choose one of them.
+    pub async fn kill_the_primary_apart(
+        &mut self,
+        meanwhile: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        for at in 0..self.servers.len() {
+            if cli(self.servers[at].address, &["ROLE"]).await?.starts_with("master") {
+                let mut primary = self.servers.remove(at);
+                let replicas: Vec<&Member> = self.servers.iter().collect();
+                return end_apart(&mut primary, &replicas, meanwhile).await;
             }
         }
         bail!("there is no primary")

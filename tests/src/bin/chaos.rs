@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use packetboat_tests::chaos::processes::Service::{Delivery, Edge, Verifier};
-use packetboat_tests::chaos::{Outcome, disk, network, peers, processes};
+use packetboat_tests::chaos::{Outcome, disk, failover, network, peers, processes, upgrade, vanish};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -36,6 +36,7 @@ const FAULTS: &[Fault] = &[
     fault!("kill9-redis", "redis", processes::kill9_redis()),
     fault!("kill9-anything-50-times", "redis", processes::kill9_anything(50)),
     fault!("freeze-verifier", "redis", processes::freeze(Verifier)),
+    fault!("freeze-all-verifiers", "redis", processes::freeze_verifiers()),
     fault!("freeze-delivery", "redis", processes::freeze(Delivery)),
     fault!("freeze-redis", "redis", processes::freeze_redis()),
     fault!("redis-fsync-fails", "redis", disk::redis_fsync_fails()),
@@ -45,10 +46,18 @@ const FAULTS: &[Fault] = &[
     fault!("redis-out-of-memory", "redis", disk::redis_out_of_memory()),
     fault!("redis-log-truncated", "redis+spool", disk::log_truncated()),
     fault!("redis-lost", "redis+spool", disk::redis_lost()),
+    fault!("redis-entries-vanish", "redis+spool", vanish::entries_vanish()),
+    fault!("failover-sentinel", "redis", may lose, failover::sentinel(0)),
+    fault!("failover-sentinel", "redis+replicas:1", failover::sentinel(1)),
+    fault!("failover-cluster", "redis", may lose, failover::cluster(0)),
+    fault!("failover-cluster", "redis+replicas:1", failover::cluster(1)),
+    fault!("upgrade-and-rollback", "redis", upgrade::up_and_back(true)),
+    fault!("upgrade-and-rollback", "embedded", upgrade::up_and_back(false)),
     fault!("kill9-4-times", "embedded", disk::embedded_kill9()),
     fault!("power-loss-4-times", "embedded", disk::embedded_power_loss()),
     fault!("redis-slow-then-black-hole", "redis", network::redis_slow_then_black_hole()),
     fault!("name-servers-fail", "redis", network::name_servers_fail()),
+    fault!("name-servers-answer-wrongly", "redis", network::name_servers_answer_wrongly()),
     fault!("one-packet-in-three-lost", "redis", network::packets_lost()),
     fault!("clocks-of-services-jump", "redis", network::clocks_of_services_jump()),
     fault!("clock-of-redis-jumps", "redis", network::clock_of_redis_jumps()),

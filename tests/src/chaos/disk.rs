@@ -32,7 +32,7 @@ async fn run(program: &str, arguments: &[&str]) -> Result<String> {
 
 /// From one moment on each fdatasync of Redis fails (EIO). It ends; the disk is changed; it starts again.
 pub async fn redis_fsync_fails() -> Result<Outcome> {
-    on_redis(async |_, cluster, _| {
+    on_redis(async |_, cluster, load| {
         let pid = cluster.redis.child().context("Redis runs")?.pid().to_string();
         let inject = "inject=fsync,fdatasync:error=EIO";
         let mut strace = Command::new("strace");
@@ -53,7 +53,12 @@ pub async fn redis_fsync_fails() -> Result<Outcome> {
         timeout(ENDS, strace.wait()).await.context("Redis goes on, whose disk fails")??;
         let redis = cluster.redis.child().context("Redis ran")?;
         redis.wait_for_log("persist AOF", ENDS).await?;
+        // Answers that Redis gave before are on their way to clients for a moment.
+        sleep(Duration::from_millis(500)).await;
+        let before = load.accepted();
         sleep(LASTS).await;
+        let since = load.accepted() - before;
+        ensure!(since == 0, "{since} messages were answered 250 by a queue whose disk fails");
         cluster.redis.kill9().await?;
         cluster.redis.restart().await
     })
@@ -253,7 +258,7 @@ pub async fn redis_lost() -> Result<Outcome> {
     .await
 }
 
-async fn rebuild(world: &World, cluster: &crate::cluster::Cluster) -> Result<()> {
+pub(super) async fn rebuild(world: &World, cluster: &crate::cluster::Cluster) -> Result<()> {
     let settings = &cluster.rows[0].delivery.0;
     wait::until("the queue to be rebuilt", ENDS, async || {
         let rebuilt = world.site.run(settings, &["queue", "rebuild", "--merge"]).await.ok()?;

@@ -2,15 +2,18 @@
 //! where mail arrives.
 
 pub mod disk;
+pub mod failover;
 pub mod network;
 pub mod peers;
 pub mod processes;
+pub mod upgrade;
+pub mod vanish;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use testkit::ledger::{Balance, Ledger};
 use testkit::process::Settings;
 use testkit::redis::RedisServer;
@@ -25,6 +28,8 @@ pub const MESSAGES: usize = 1000;
 pub const BEGIN: usize = 200;
 /// How long a fault lasts that does not end by itself.
 pub const LASTS: Duration = Duration::from_secs(5);
+/// No client waits for longer than this.
+pub const NO_HANG: Duration = Duration::from_secs(60);
 /// Everything has arrived within this: leases have to end first.
 pub const SETTLED: Duration = Duration::from_secs(180);
 
@@ -85,10 +90,15 @@ pub async fn under_load(
     load.wait_until_accepted(BEGIN).await?;
     let stall = load.longest_stall(MESSAGES);
     inflict(&world, &mut cluster, &load).await.context("inflicting the fault")?;
-    load.finish().await?;
+    let answers = load.finish().await?;
     let stall = stall.await?;
     let balance = wait_for_balance(&ledger, &world.mailbox("alice"), &world.mailbox("dave"), SETTLED).await?;
-    Ok((balance, stall).into())
+    // Clients are never left to hang, and never told more than "later".
+    ensure!(answers.slowest < NO_HANG, "an answer took {:?}", answers.slowest);
+    let later = |code: &&String| ["421", "451", "452"].contains(&&code[..3]);
+    let others: Vec<&String> = answers.deferred.keys().filter(|code| !later(code)).collect();
+    ensure!(others.is_empty(), "answered besides 421, 451 and 452: {others:?}");
+    Ok(Outcome { note: answers.to_string(), ..(balance, stall).into() })
 }
 
 /// [`MESSAGES`] to Alice.

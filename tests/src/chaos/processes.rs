@@ -1,6 +1,8 @@
 //! Processes that die or stand still.
 
-use anyhow::{Context, Result};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use testkit::process::{Packetboat, Settings};
 use tokio::time::sleep;
 
@@ -73,6 +75,27 @@ pub async fn freeze(service: Service) -> Result<Outcome> {
             Service::Delivery => &row.delivery.1,
         })
         .await
+    })
+    .await
+}
+
+/// SIGSTOP for both verifiers, for a while: nothing is accepted that was not verified.
+pub async fn freeze_verifiers() -> Result<Outcome> {
+    on_redis(async |_, cluster, load| {
+        let verifiers = cluster.rows.each_ref().map(|row| &row.verifier.1);
+        for verifier in verifiers {
+            verifier.child().freeze()?;
+        }
+        // Verdicts that were given before are on their way for a moment.
+        sleep(Duration::from_millis(500)).await;
+        let before = load.accepted();
+        sleep(LASTS).await;
+        let since = load.accepted() - before;
+        for verifier in verifiers {
+            verifier.child().thaw()?;
+        }
+        ensure!(since == 0, "{since} messages were accepted without a verdict");
+        Ok(())
     })
     .await
 }

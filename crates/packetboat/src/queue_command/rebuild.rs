@@ -31,10 +31,11 @@ pub(super) async fn run(config: Option<&Path>, merge: bool) -> Result<()> {
         .await
         .context("the queue is not complete; the command may be repeated with --merge")?;
     println!(
-        "packs={} restored={} present={} settled={} void={} incomplete={} unreadable={}",
+        "packs={} restored={} present={} vanished={} settled={} void={} incomplete={} unreadable={}",
         rebuilt.packs,
         rebuilt.restored,
         rebuilt.present,
+        rebuilt.vanished,
         rebuilt.settled,
         rebuilt.void,
         rebuilt.incomplete,

@@ -20,16 +20,18 @@ where
     F: Fn() -> Fut,
     Fut: Future<Output = Subject>,
 {
-    tenants_share_by_weight(make().await).await;
-    a_tenant_with_a_deep_queue_does_not_hold_up_others(make().await).await;
-    a_rate_bounds_what_is_leased(make().await).await;
-    what_is_suspended_stays(make().await).await;
-    a_verb_may_be_about_one_entry(make().await).await;
-    verbs_are_written_down(make().await).await;
-    listings_are_narrowed(make().await).await;
-    workers_learn_their_shares(make().await).await;
-    readers_are_told_what_happens(make().await).await;
-    an_audit_finds_nothing_odd(make().await).await;
+    checks!(make:
+        tenants_share_by_weight,
+        a_tenant_with_a_deep_queue_does_not_hold_up_others,
+        a_rate_bounds_what_is_leased,
+        what_is_suspended_stays,
+        a_verb_may_be_about_one_entry,
+        verbs_are_written_down,
+        listings_are_narrowed,
+        workers_learn_their_shares,
+        readers_are_told_what_happens,
+        an_audit_finds_nothing_odd,
+    );
 }
 
 async fn accept_for(queue: &Subject, tenant: &str, hops: &[&str]) -> QueueId {

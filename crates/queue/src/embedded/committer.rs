@@ -12,9 +12,9 @@ use bytes::Bytes;
 use message::QueueId;
 use tokio::sync::{mpsc, oneshot};
 
+use super::Shared;
 use super::outbox::Outbox;
 use super::store::{Changes, unavailable};
-use super::{Shared, now};
 use crate::{
     Accepted, Closing, Entry, EntryId, Lease, LeaseRequest, Leased, Ledger, MessageRecord, NewMessage,
     QueueError, Scope, Settlement, Suspension, Target, Timestamp, Verb, VerbRecord,
@@ -140,7 +140,8 @@ impl Committer {
             let state = shared.state();
             Books { ledger: state.ledger, outbox: state.outbox.clone() }
         };
-        Self { shared, received, swept_at: now(), books }
+        let swept_at = shared.now();
+        Self { shared, received, swept_at, books }
     }
 
     /// Runs until every handle on the queue is gone.
@@ -166,7 +167,7 @@ impl Committer {
 
     /// Commits a batch; gives back the changes that must wait for the next.
     fn commit(&mut self, batch: Vec<Change>) -> Vec<Change> {
-        let now = now();
+        let now = self.shared.now();
         let mut changes = self.shared.store.changes();
         let mut touched = HashSet::with_capacity(batch.len());
         let mut held_over = Vec::new();
@@ -323,6 +324,7 @@ impl Committer {
                 Prepared::Written { answer } => drop(answer.send(Ok(()))),
             }
         }
+        debug_assert_eq!(self.shared.state().broken(), None);
         if wake {
             self.shared.changed.notify_waiters();
         }
@@ -334,7 +336,8 @@ impl Committer {
         for entry in entries {
             match verb {
                 Verb::Hold { why } => state.schedule.hold(*entry, why),
-                Verb::RetryNow | Verb::Release | Verb::Bounce { .. } => state.schedule.make_due(*entry, now),
+                Verb::RetryNow => state.schedule.retry(*entry, now),
+                Verb::Release | Verb::Bounce { .. } => state.schedule.make_due(*entry, now),
                 Verb::Remove => {
                     state.ledger.removed += 1;
                     state.schedule.remove(*entry);

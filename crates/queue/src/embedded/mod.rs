@@ -10,9 +10,6 @@ mod limits;
 mod operators;
 mod outbox;
 mod schedule;
-#[cfg(test)]
-#[allow(clippy::expect_used)]
-mod simulation;
 mod store;
 mod write;
 
@@ -33,7 +30,7 @@ use self::store::{Store, unavailable};
 use crate::{
     Accepted, AuditPage, Depth, Entry, EntryState, Events, Lease, LeaseRequest, Leased, Ledger, ListFilter,
     MessageRecord, NewMessage, NextHop, Page, Policy, Queue, QueueError, Scope, Settlement, Suspension,
-    Target, Timestamp, Verb, VerbRecord,
+    Target, Timestamp, Verb, VerbRecord, invariants,
 };
 
 /// Changes that wait for the committer at most; more wait in their callers.
@@ -57,7 +54,19 @@ struct State {
     failed: bool,
 }
 
+/// Where a queue takes the time from, in place of the machine's clock.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+impl State {
+    /// What does not hold of memory between two batches.
+    fn broken(&self) -> Option<invariants::Broken> {
+        let ledger = Ledger { queued: self.schedule.len(), ..self.ledger };
+        invariants::account(&ledger).and_then(|()| self.schedule.in_place()).err()
+    }
+}
+
 struct Shared {
+    clock: Clock,
     store: Store,
     state: Mutex<State>,
     changed: Notify,
@@ -67,9 +76,14 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
 }
 
-fn now() -> Timestamp {
+/// The machine's clock.
+fn machine_clock() -> Timestamp {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }
@@ -88,6 +102,14 @@ impl EmbeddedQueue {
     /// # Errors
     /// When the folder cannot be used, another process has it open, or it holds something unreadable.
     pub fn open(folder: &Path) -> Result<Self, QueueError> {
+        Self::open_by(folder, Arc::new(machine_clock))
+    }
+
+    /// The same by another clock.
+    ///
+    /// # Errors
+    /// As [`EmbeddedQueue::open`].
+    pub fn open_by(folder: &Path, clock: Clock) -> Result<Self, QueueError> {
         let store = Store::open(folder)?;
         let mut state = State::default();
         let mut entries = 0_u64;
@@ -113,7 +135,7 @@ impl EmbeddedQueue {
         state.outbox = Outbox::open(&store)?;
         let orphans = store.sweep_orphans(|id| state.schedule.contains(id))?;
         tracing::info!(folder = %folder.display(), entries, orphans, "embedded queue opened");
-        let shared = Arc::new(Shared { store, state: Mutex::new(state), changed: Notify::new() });
+        let shared = Arc::new(Shared { clock, store, state: Mutex::new(state), changed: Notify::new() });
         let (changes, received) = mpsc::channel(CHANGES_IN_FLIGHT);
         let committer = Committer::new(Arc::clone(&shared), received);
         std::thread::Builder::new()
@@ -186,7 +208,7 @@ impl Queue for EmbeddedQueue {
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Leased>, QueueError> {
-        let now = now();
+        let now = self.shared.now();
         let leases = self.shared.state().schedule.lease(&request, now);
         if leases.is_empty() {
             return Ok(Vec::new());
@@ -195,7 +217,7 @@ impl Queue for EmbeddedQueue {
     }
 
     async fn renew(&self, lease: &Lease, duration: Duration) -> Result<(), QueueError> {
-        let renewed = self.shared.state().schedule.renew(lease, now(), duration);
+        let renewed = self.shared.state().schedule.renew(lease, self.shared.now(), duration);
         if renewed { Ok(()) } else { Err(QueueError::StaleLease) }
     }
 
@@ -204,7 +226,7 @@ impl Queue for EmbeddedQueue {
     }
 
     async fn hand_back(&self, lease: &Lease) -> Result<(), QueueError> {
-        if self.shared.state().schedule.hand_back(lease, now()) {
+        if self.shared.state().schedule.hand_back(lease, self.shared.now()) {
             self.shared.changed.notify_waiters();
         }
         Ok(())
@@ -227,7 +249,7 @@ impl Queue for EmbeddedQueue {
         tokio::pin!(changed);
         // From here on a change is noticed, even before the first poll.
         changed.as_mut().enable();
-        let now = now();
+        let now = self.shared.now();
         let next_due = self.shared.state().schedule.next_due().map(|due| due.since(now));
         let at_most = next_due.map_or(at_most, |due| due.min(at_most));
         if !at_most.is_zero() {
@@ -236,7 +258,7 @@ impl Queue for EmbeddedQueue {
     }
 
     async fn depth(&self) -> Result<Depth, QueueError> {
-        Ok(self.shared.state().schedule.depth(now()))
+        Ok(self.shared.state().schedule.depth(self.shared.now()))
     }
 
     async fn list(&self, filter: ListFilter) -> Result<Page, QueueError> {

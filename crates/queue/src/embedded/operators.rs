@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{Shared, now, present};
+use super::{Shared, present};
 use crate::{AuditPage, Entry, EntryId, ListFilter, MessageRecord, Oddity, Page, QueueError, Timestamp};
 
 /// Entries read for one page of a listing or an audit at most, matching or not.
@@ -39,7 +39,7 @@ pub(super) fn read_page(shared: &Shared, filter: &ListFilter) -> Result<Page, Qu
     };
     let mut entries: Vec<(Entry, MessageRecord)> =
         entries.into_iter().map(with_record).filter_map(Result::transpose).collect::<Result<_, _>>()?;
-    let accepted_before = filter.older_than.map(|age| Timestamp(now().0.saturating_sub(millis(age))));
+    let accepted_before = filter.older_than.map(|age| Timestamp(shared.now().0.saturating_sub(millis(age))));
     entries.retain(|(entry, record)| {
         filter.concerns(entry, record) && accepted_before.is_none_or(|then| record.accepted_at <= then)
     });

@@ -8,6 +8,7 @@ use message::QueueId;
 
 use super::lanes::{Lanes, Place};
 use super::limits::Limits;
+use crate::invariants::Broken;
 use crate::{
     Depth, EntryId, EntryState, Lease, LeaseRequest, MAX_LOST_LEASES, NextHop, Scope, Tenant, Timestamp,
 };
@@ -150,20 +151,22 @@ impl Schedule {
         }
     }
 
-    fn held(&mut self, lease: &Lease) -> Option<&mut Slot> {
+    /// The entry of a lease that is its present one, and has not ended.
+    fn held(&mut self, lease: &Lease, now: Timestamp) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(&lease.entry)?;
-        (slot.worker.is_some() && slot.epoch == lease.epoch && !slot.settling).then_some(slot)
+        let present = slot.worker.is_some() && slot.epoch == lease.epoch && !slot.settling;
+        (present && slot.due > now).then_some(slot)
     }
 
     /// Whether a lease is the entry's present one, and has not ended.
     pub(super) fn holds(&mut self, lease: &Lease, now: Timestamp) -> bool {
-        self.held(lease).is_some_and(|slot| slot.due > now)
+        self.held(lease, now).is_some()
     }
 
     /// Moves a lease's end. False when it is stale.
     pub(super) fn renew(&mut self, lease: &Lease, now: Timestamp, duration: Duration) -> bool {
         let end = now.after(duration);
-        let Some(slot) = self.held(lease) else { return false };
+        let Some(slot) = self.held(lease, now) else { return false };
         let before = std::mem::replace(&mut slot.due, end);
         self.leases.remove(&(before, lease.entry));
         self.leases.insert((end, lease.entry));
@@ -172,7 +175,7 @@ impl Schedule {
 
     /// Gives a lease back: due now. False when it is stale.
     pub(super) fn hand_back(&mut self, lease: &Lease, now: Timestamp) -> bool {
-        let Some(slot) = self.held(lease) else { return false };
+        let Some(slot) = self.held(lease, now) else { return false };
         slot.worker = None;
         let end = std::mem::replace(&mut slot.due, now);
         self.leases.remove(&(end, lease.entry));
@@ -182,10 +185,7 @@ impl Schedule {
 
     /// Holds a lease still while its settlement is written. False when it is stale.
     pub(super) fn begin_settling(&mut self, lease: &Lease, now: Timestamp) -> bool {
-        let Some(slot) = self.held(lease) else { return false };
-        if slot.due <= now {
-            return false;
-        }
+        let Some(slot) = self.held(lease, now) else { return false };
         slot.settling = true;
         let end = slot.due;
         self.leases.remove(&(end, lease.entry));
@@ -220,6 +220,16 @@ impl Schedule {
         }
     }
 
+    /// Makes an entry that waits due now.
+    pub(super) fn retry(&mut self, id: EntryId, now: Timestamp) {
+        let waits = self.slots.get(&id).is_some_and(|slot| slot.state() == EntryState::Queued);
+        if waits {
+            self.unrest(id);
+            self.slots.entry(id).and_modify(|slot| slot.due = now);
+            self.rest(id);
+        }
+    }
+
     /// Makes an entry that nobody has due now, held or not; one that is leased is not held when it ends.
     pub(super) fn make_due(&mut self, id: EntryId, now: Timestamp) {
         let leased = self.slots.get(&id).is_none_or(|slot| slot.worker.is_some());
@@ -246,6 +256,17 @@ impl Schedule {
         if !leased {
             self.rest(id);
         }
+    }
+
+    /// Whether each entry is in one place: it waits in its lane, or is leased, or held (invariant 8).
+    pub(super) fn in_place(&self) -> Result<(), Broken> {
+        let (waiting, leased) = (self.lanes.len(), self.leases.len() as u64);
+        if waiting + leased + self.held == self.len() {
+            return Ok(());
+        }
+        let found =
+            format!("of {} entries {waiting} wait, {leased} are leased, {} held", self.len(), self.held);
+        Err(Broken { number: 8, found })
     }
 
     /// How many entries there are.

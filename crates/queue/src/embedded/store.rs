@@ -6,7 +6,9 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch as WriteBatch, PersistMode};
 use message::QueueId;
 
-use crate::{Entry, EntryId, Event, Ledger, MessageRecord, QueueError, Suspension, Timestamp, VerbRecord};
+use crate::{
+    Entry, EntryId, Event, Ledger, MessageRecord, QueueError, Suspension, Timestamp, VerbRecord, invariants,
+};
 
 /// The key of the account.
 const LEDGER: &str = "ledger";
@@ -117,6 +119,17 @@ impl Store {
     pub(super) fn put_entry(&self, changes: &mut Changes, entry: &Entry) -> Result<(), QueueError> {
         changes.0.insert(&self.entries, entry_key(entry.id), encode(entry)?);
         Ok(())
+    }
+
+    /// Writes what has become of an entry.
+    pub(super) fn change_entry(
+        &self,
+        changes: &mut Changes,
+        before: &Entry,
+        after: &Entry,
+    ) -> Result<(), QueueError> {
+        debug_assert_eq!(invariants::succession(before, after), Ok(()));
+        self.put_entry(changes, after)
     }
 
     pub(super) fn put_ledger(&self, changes: &mut Changes, ledger: &Ledger) -> Result<(), QueueError> {

@@ -20,11 +20,12 @@ impl Committer {
         if !self.shared.state().schedule.holds(lease, now) {
             return Err(QueueError::StaleLease);
         }
-        let mut entry = self.shared.store.entry(lease.entry)?.ok_or(QueueError::Gone(lease.entry.message))?;
+        let before = self.shared.store.entry(lease.entry)?.ok_or(QueueError::Gone(lease.entry.message))?;
+        let mut entry = before.clone();
         books.outbox.emit(&self.shared.store, changes, (now, EventKind::InDoubt), lease.entry, &peer)?;
         entry.doubt = Some(Doubt { peer, since: now });
         entry.epoch = lease.epoch;
-        self.shared.store.put_entry(changes, &entry)
+        self.shared.store.change_entry(changes, &before, &entry)
     }
 
     /// Adds what an operator asks for to the batch; gives the entries it concerns.
@@ -52,7 +53,8 @@ impl Committer {
                 store.remove_entry(changes, *id);
                 continue;
             }
-            let Some(mut entry) = store.entry(*id)? else { continue };
+            let Some(before) = store.entry(*id)? else { continue };
+            let mut entry = before.clone();
             match verb {
                 Verb::Hold { why } => entry.held = Some(why.clone()),
                 Verb::Bounce { why } => (entry.held, entry.doomed) = (None, Some(why.clone())),
@@ -60,7 +62,7 @@ impl Committer {
                 Verb::RetryNow | Verb::Remove => {}
             }
             entry.due = now;
-            store.put_entry(changes, &entry)?;
+            store.change_entry(changes, &before, &entry)?;
         }
         if *verb == Verb::Remove {
             books.ledger.removed += entries.len() as u64;
@@ -183,7 +185,8 @@ impl Committer {
                 Err(closing)
             }
             Next::Retry { after, error } => {
-                let mut entry = self.shared.store.entry(id)?.ok_or(QueueError::Gone(id.message))?;
+                let before = self.shared.store.entry(id)?.ok_or(QueueError::Gone(id.message))?;
+                let mut entry = before.clone();
                 let due = now.after(after);
                 entry.recipients = recipients;
                 entry.epoch = lease.epoch;
@@ -192,7 +195,7 @@ impl Committer {
                 books.outbox.emit(&self.shared.store, changes, (now, EventKind::Deferred), id, &error)?;
                 entry.last_error = Some(error);
                 entry.doubt = None;
-                self.shared.store.put_entry(changes, &entry)?;
+                self.shared.store.change_entry(changes, &before, &entry)?;
                 Ok(due)
             }
         };

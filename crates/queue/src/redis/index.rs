@@ -7,8 +7,8 @@ use futures::future::try_join_all;
 use message::QueueId;
 
 use super::{RedisQueue, millis};
-use crate::QueueError;
 use crate::spool::Index;
+use crate::{Queue, QueueError, Target, Verb};
 
 /// Questions on their way at a time.
 const AT_A_TIME: usize = 256;
@@ -38,6 +38,13 @@ impl Index for RedisQueue {
             known.extend(try_join_all(some.iter().map(ask)).await?);
         }
         Ok(known)
+    }
+
+    async fn forget(&self, id: QueueId) -> Result<(), QueueError> {
+        self.operate(Target::Message(id), &Verb::Remove, "").await?;
+        let mut command = redis::cmd("DEL");
+        command.arg(self.client.key(self.shard_of(id), &format!("seen:{id}")));
+        self.client.query("forgetting a message", command).await
     }
 
     async fn turn(&self, lasts: Duration) -> Result<bool, QueueError> {

@@ -30,6 +30,7 @@ pub use config::{Config, SentinelConfig, TlsConfig};
 
 use self::client::{Call, Client};
 use self::rows::Row;
+use crate::spool::Index;
 use crate::{
     Accepted, AuditPage, Closing, Depth, Entry, EntryId, EntryState, Events, Lease, LeaseRequest, Leased,
     Ledger, ListFilter, MAX_LOST_LEASES, MessageRecord, NewMessage, Next, NextHop, Page, Policy, Queue,
@@ -93,11 +94,11 @@ impl RedisQueue {
         try_join_all((0..self.shards()).map(ask)).await
     }
 
-    /// Takes back a message that too few replicas have. Its sender is told to send it again, under another
-    /// id: if it stayed, it would be delivered twice.
+    /// Takes back a message that too few replicas have. Its sender is told to send it again: if it stayed, it would
+    /// be delivered twice, and if it were remembered, it would be taken for a copy.
     async fn withdraw(&self, id: QueueId) {
-        match self.operate(Target::Message(id), &Verb::Remove, "").await {
-            Ok(_) => tracing::warn!(queue_id = %id, "too few replicas have the message, it is withdrawn"),
+        match self.forget(id).await {
+            Ok(()) => tracing::warn!(queue_id = %id, "too few replicas have the message, it is withdrawn"),
             Err(error) => tracing::error!(
                 queue_id = %id,
                 error = &error as &dyn std::error::Error,

@@ -36,6 +36,24 @@ local verbs = {
     return 'removed'
   end,
 }
+-- What is left where a record vanished: an audit names it, and it can be removed.
+local known = redis.call('EXISTS', P .. 'm:' .. message) == 1
+if verb == 'remove' then
+  for _, entry in ipairs(redis.call('ZRANGEBYLEX', P .. 'all', '[' .. message .. '.', '(' .. message .. '/')) do
+    local e = redis.call('HMGET', P .. 'e:' .. entry, 'tenant', 'hop')
+    if (number == '' or entry == message .. '.' .. number) and not (known and e[2]) then
+      unqueue(entry, e[1] or '', e[2] or '')
+      redis.call('ZREM', P .. 'leased', entry)
+      redis.call('ZREM', P .. 'held', entry)
+      redis.call('ZREM', P .. 'all', entry)
+      redis.call('UNLINK', P .. 'e:' .. entry)
+      redis.call('HINCRBY', P .. 'ledger', 'removed', 1)
+      if known then redis.call('HINCRBY', P .. 'm:' .. message, 'open', -1) end
+      count = count + 1
+      emit('removed', entry, why)
+    end
+  end
+end
 each_entry(message, function(entry, tenant, hop)
   if number ~= '' and entry ~= message .. '.' .. number then return end
   local event = verbs[verb](entry, tenant, hop)
@@ -44,7 +62,7 @@ each_entry(message, function(entry, tenant, hop)
     emit(event, entry, why)
   end
 end)
-if verb == 'remove' and count > 0 and tonumber(redis.call('HGET', P .. 'm:' .. message, 'open')) <= 0 then
+if verb == 'remove' and count > 0 and tonumber(redis.call('HGET', P .. 'm:' .. message, 'open') or '0') <= 0 then
   forget_message(message)
 end
 if count > 0 and ARGV[5] ~= '' then

@@ -21,6 +21,9 @@ pub trait Index: Queue {
     /// Which of these messages are in the queue, in their order.
     async fn known(&self, ids: &[QueueId]) -> Result<Vec<bool>, QueueError>;
 
+    /// Takes away whatever the queue has of a message, also that it ever had it: it can be accepted again.
+    async fn forget(&self, id: QueueId) -> Result<(), QueueError>;
+
     /// True for one process of the queue within `lasts`: what needs to be done once.
     async fn turn(&self, lasts: Duration) -> Result<bool, QueueError>;
 }

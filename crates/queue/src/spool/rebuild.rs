@@ -4,13 +4,14 @@ use std::collections::HashSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use message::{Content, QueueId};
+use smtp::Mailbox;
 
 use super::config::Config;
 use super::format::{Indexed, id_in, parts_of};
 use super::store::Store;
 use super::sweep::{Settled, index_of};
 use super::{AT_A_TIME, Index, indexed, mark_of, now};
-use crate::QueueError;
+use crate::{NewMessage, QueueError};
 
 /// What a rebuild found, and did. Messages are in one of the columns `restored`, `present`, `settled`, `void`
 /// and `incomplete`.
@@ -24,6 +25,9 @@ pub struct Rebuilt {
     pub restored: usize,
     /// Messages that the queue has, or had within two hours.
     pub present: usize,
+    /// Messages that the queue had, and of which something vanished from it: what it had left was replaced by
+    /// what the store has. A recipient whom a worker was at may get a copy more.
+    pub vanished: usize,
     /// Messages whose recipients are all noted as final.
     pub settled: usize,
     /// Copies noted as not wanted.
@@ -38,9 +42,18 @@ pub struct Rebuilt {
 enum Fate {
     Restored,
     Present,
+    /// The queue had it, and does not show all that has to be there.
+    Suspect(Box<Suspect>),
     Settled,
     Void,
     Incomplete,
+}
+
+/// A message that may have been settled a moment ago, or have vanished.
+struct Suspect {
+    message: Indexed,
+    pack: QueueId,
+    body: u64,
 }
 
 /// Enqueues whatever a spool holds that is not noted as settled, and marks the queue as belonging to it. It may
@@ -73,6 +86,7 @@ pub async fn rebuild(
     let settled = Settled::read(&store).await?;
     let parts = Parts::read(&store).await?;
     let mut rebuilt = Rebuilt { packs: packs.len(), unreadable: settled.unreadable, ..Rebuilt::default() };
+    let mut suspects = Vec::new();
     for pack in packs {
         match index_of(&store, pack).await {
             Ok(Some((listing, body))) => {
@@ -80,7 +94,10 @@ pub async fn rebuild(
                     .map(|message| restore(index, &settled, &parts, message, pack, body))
                     .buffer_unordered(AT_A_TIME);
                 while let Some(fate) = fates.try_next().await? {
-                    rebuilt.count(&fate);
+                    match fate {
+                        Fate::Suspect(suspect) => suspects.push(suspect),
+                        fate => rebuilt.count(&fate),
+                    }
                 }
             }
             Ok(None) => {}
@@ -93,8 +110,41 @@ pub async fn rebuild(
         rebuilt.read += 1;
         progress(&rebuilt);
     }
+    if !suspects.is_empty() {
+        // A recipient is noted before the queue forgets it. So whom the queue did not show, and who is not noted
+        // even now, has vanished.
+        let settled = Settled::read(&store).await?;
+        for suspect in suspects {
+            let vanished = replace(index, &settled, &suspect).await?;
+            if vanished { rebuilt.vanished += 1 } else { rebuilt.present += 1 }
+        }
+    }
     index.set_mark(&mark).await?;
     Ok(rebuilt)
+}
+
+/// Puts what the store has of a message in the place of what the queue has left; false when all is well with it.
+async fn replace(index: &dyn Index, settled: &Settled, suspect: &Suspect) -> Result<bool, QueueError> {
+    let Suspect { message, pack, body } = suspect;
+    let id = message.record.id;
+    let again = message.reopened(|one| settled.is_done(message, one), now(), Content::new());
+    let Some(reopened) = again.filter(|_| !settled.is_void(id, *pack)) else { return Ok(false) };
+    if is_whole(index, &reopened).await? {
+        return Ok(false);
+    }
+    tracing::warn!(queue_id = %id, "a message has vanished from the queue, it is restored from its spool");
+    index.forget(id).await?;
+    let again = indexed(reopened.record, reopened.entries, &message.locator(*pack, *body))?;
+    Ok(index.accept(again, None).await?.fresh)
+}
+
+/// Whether the queue shows all recipients that are left.
+async fn is_whole(index: &dyn Index, left: &NewMessage) -> Result<bool, QueueError> {
+    let Some((_, entries)) = index.show(left.record.id).await? else { return Ok(false) };
+    let there: HashSet<&Mailbox> =
+        entries.iter().flat_map(|entry| &entry.recipients).map(|one| &one.address).collect();
+    let mut wanted = left.entries.iter().flat_map(|entry| &entry.recipients);
+    Ok(wanted.all(|one| there.contains(&one.address)))
 }
 
 async fn restore(
@@ -116,9 +166,16 @@ async fn restore(
         tracing::error!(queue_id = %id, "parts of a message are missing in the spool");
         return Ok(Fate::Incomplete);
     }
-    let again = indexed(reopened.record, reopened.entries, &message.locator(pack, body))?;
-    let accepted = index.accept(again, None).await?;
-    Ok(if accepted.fresh { Fate::Restored } else { Fate::Present })
+    let again = indexed(reopened.record.clone(), reopened.entries.clone(), &message.locator(pack, body))?;
+    if index.accept(again, None).await?.fresh {
+        return Ok(Fate::Restored);
+    }
+    let whole = is_whole(index, &reopened).await?;
+    Ok(if whole {
+        Fate::Present
+    } else {
+        Fate::Suspect(Box::new(Suspect { message: message.clone(), pack, body }))
+    })
 }
 
 /// Which parts there are.
@@ -140,7 +197,7 @@ impl Rebuilt {
     fn count(&mut self, fate: &Fate) {
         match fate {
             Fate::Restored => self.restored += 1,
-            Fate::Present => self.present += 1,
+            Fate::Present | Fate::Suspect(_) => self.present += 1,
             Fate::Settled => self.settled += 1,
             Fate::Void => self.void += 1,
             Fate::Incomplete => self.incomplete += 1,
