@@ -38,8 +38,17 @@ async fn every_rule_speaks() -> Result<()> {
         ("{domain: a.test, dkim: {selectorTemplate: \"A b\"}}", "spec.dkim.selectorTemplate"),
         ("{domain: a.test, dkim: {rotation: {interval: 1h, minPropagation: 2h}}}", "must be longer than"),
         (
-            "{domain: a.test, dkim: {delegation: {cname: true, targetZone: z, slots: 1}}}",
-            "at least two slots",
+            "{domain: a.test, dkim: {delegation: {cname: true, targetZone: z.test, slots: 2, providerRef: {name: p}}}}",
+            "more slots than algorithms",
+        ),
+        (
+            "{domain: a.test, dkim: {delegation: {cname: true, targetZone: z.test}}}",
+            "needs a providerRef: what publishes in targetZone?",
+        ),
+        ("{domain: a.test, dkim: {delegation: {targetZone: Z}}}", "spec.dkim.delegation.targetZone"),
+        (
+            "{domain: a.test, dkim: {delegation: {targetZone: z.test, slots: 17}}}",
+            "spec.dkim.delegation.slots",
         ),
         ("{domain: a.test, dmarc: {policy: maybe}}", "spec.dmarc.policy"),
         ("{domain: a.test, dmarc: {policy: none, adkim: s}}", "spec.dmarc.adkim"),
@@ -56,12 +65,27 @@ async fn every_rule_speaks() -> Result<()> {
         ("{domain: a.test, dns: {mode: Provider}}", "dns.mode Provider needs dns.providerRef"),
         ("{domain: a.test, dns: {mode: ExternalDNS, externalDNS: {txtFormat: Split}}}", "txtFormat"),
         ("{domain: a.test, unknown: 1}", "unknown"),
+        ("{domain: a.test, tlsa: {certificateRef: {name: c}}}", "tlsa is about the hosts of mx: name them"),
+        (
+            "{domain: a.test, mx: [{host: mx.a.test, preference: 1}], tlsa: {certificateRef: {name: c}}, dns: {mode: ExternalDNS}}",
+            "external-dns publishes TLSA records at Cloudflare only",
+        ),
     ];
     for (spec, told) in wrong {
         match api.kubectl(&dry, Some(&mail_domain(spec))).await {
             Ok(_) => anyhow::bail!("{spec} is taken"),
             Err(error) => ensure!(error.to_string().contains(told), "{spec}: {error}"),
         }
+    }
+    for more in [
+        "records: {tlsa: Verify}",
+        "externalDNS: {annotations: {external-dns.alpha.kubernetes.io/cloudflare-proxied: \"false\"}}",
+    ] {
+        let spec = format!(
+            "{{domain: a.test, mx: [{{host: mx.a.test, preference: 1}}], tlsa: {{certificateRef: {{name: c}}}}, \
+             dns: {{mode: ExternalDNS, {more}}}}}"
+        );
+        api.kubectl(&dry, Some(&mail_domain(&spec))).await?;
     }
     api.apply(&mail_domain("{domain: a.test}")).await?;
     match api.apply(&mail_domain("{domain: b.test}")).await {
@@ -91,6 +115,19 @@ async fn every_rule_of_providers_speaks() -> Result<()> {
         ("DNSProvider", "{}".to_owned(), "say how to publish"),
         ("DNSProvider", format!("{{{way}, cloudflare: {{apiTokenSecretRef: {{name: t}}}}}}"), "just one of"),
         ("DNSProvider", "{cloudflare: {apiTokenSecretRef: {name: t}, endpoint: x}}".to_owned(), "endpoint"),
+        (
+            "DNSProvider",
+            "{cloudflare: {apiTokenSecretRef: {name: t}}, route53: {accessKeySecretRef: {name: t}}}"
+                .to_owned(),
+            "give just one of rfc2136, cloudflare and route53",
+        ),
+        ("DNSProvider", "{route53: {region: eu-west-1}}".to_owned(), "accessKeySecretRef"),
+        ("DNSProvider", "{route53: {accessKeySecretRef: {name: t}, region: \"E 1\"}}".to_owned(), "region"),
+        (
+            "DNSProvider",
+            "{route53: {accessKeySecretRef: {name: t}, hostedZoneID: /hostedzone/Z1}}".to_owned(),
+            "hostedZoneID",
+        ),
         ("DNSProvider", format!("{{{weak}}}"), "hmac-sha256"),
         ("DNSProvider", format!("{{{way}, domains: [a.test]}}"), "domains"),
         ("ClusterDNSProvider", whose("[]", "[a]"), "spec.domains"),

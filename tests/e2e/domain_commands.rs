@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use packetboat_tests::world::{HOSTED, World};
+use testkit::certificate::Certificate;
 use testkit::dns::DnsServer;
 use testkit::process::{Role, Settings, Site};
 
@@ -10,6 +11,7 @@ const ZONE: &str = r#"
     mx.good.test. 300 IN A 192.0.2.7
     7.2.0.192.in-addr.arpa. 300 IN PTR mx.good.test.
     good.test. 300 IN TXT "v=spf1 mx -all"
+    _25._tcp.mx.good.test. 300 IN TLSA 3 1 1 e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
     _dmarc.good.test. 300 IN TXT "v=DMARC1; p=reject; rua=mailto:d@good.test"
 
     bad.test. 300 IN MX 10 nowhere.bad.test.
@@ -18,6 +20,8 @@ const ZONE: &str = r#"
     _dmarc.bad.test. 300 IN TXT "v=DMARC1; p=none; rua=mailto:d@reports.test"
     s1._domainkey.bad.test. 300 IN TXT "v=DKIM1; p="
     _mta-sts.bad.test. 300 IN TXT "v=STSv1; id=1;"
+    s3._domainkey.bad.test. 300 IN CNAME s3.bad.test.dkim.test.
+    _25._tcp.nowhere.bad.test. 300 IN TLSA 1 1 1 e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
     deep.test. 300 IN MX 0 .
     deep.test. 300 IN TXT "v=spf1 include:a.test include:b.test include:c.test include:d.test -all"
     a.test. 300 IN TXT "v=spf1 a mx ptr exists:x.test -all"
@@ -39,16 +43,23 @@ async fn check_tells_what_is_wrong_and_what_to_do() -> Result<()> {
     let settings = site.settings(Role::All)?;
     let (fine, told) = domain(&site, &settings, &["check", "good.test"]).await?;
     ensure!(fine, "{told}");
+    ensure!(told.contains("nobody believes it: its zone is not signed"), "{told}");
     ensure!(told.contains("mx.good.test") && told.contains("v=spf1 mx -all"), "{told}");
 
-    let (fine, told) =
-        domain(&site, &settings, &["check", "bad.test", "--selector", "s1", "--selector", "s2"]).await?;
+    let (fine, told) = domain(
+        &site,
+        &settings,
+        &["check", "bad.test", "--selector", "s1", "--selector", "s2", "--selector", "s3"],
+    )
+    .await?;
     ensure!(!fine, "{told}");
     for sentence in [
         "nowhere.bad.test has no address",
         "there are 2; two are an error",
         "s1 is revoked",
         "s2._domainkey.bad.test is not there",
+        "s3._domainkey.bad.test leads by CNAME to s3.bad.test.dkim.test",
+        "the usage 1, which means nothing for mail",
         "reports.test has not agreed",
         "bad.test._report._dmarc.reports.test",
         "mta-sts.bad.test has no address",
@@ -77,6 +88,26 @@ async fn records_are_ready_to_be_pasted() -> Result<()> {
             key.selector
         );
     }
+    // What a MailDomain names beside: CNAMEs of selectors, and the keys of mail hosts.
+    let certificate = Certificate::new(&["mx.delegated.test"])?;
+    let declared = "{domain: delegated.test, mx: [{host: mx.delegated.test, preference: 10}], \
+        tlsa: {certificateRef: {name: mx}}, dkim: {delegation: {cname: true, targetZone: dkim.test, slots: 3, \
+        providerRef: {name: keys}}}}";
+    world.site.write(
+        "domains/delegated.yaml",
+        &format!(
+            "apiVersion: mail.packetboat.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: delegated}}\nspec: {declared}\n\
+             ---\n{}\n",
+            certificate.secret("default", "mx")
+        ),
+    )?;
+    let (fine, told) = domain(&world.site, &settings, &["records", "delegated.test"]).await?;
+    ensure!(fine, "{told}");
+    let alias = "s3._domainkey.delegated.test. 300 IN CNAME s3.delegated.test.dkim.test.";
+    ensure!(told.contains(alias), "{alias} in {told}");
+    let pin =
+        told.lines().find_map(|line| line.strip_prefix("_25._tcp.mx.delegated.test. 300 IN TLSA 3 1 1 "));
+    ensure!(pin.is_some_and(|digest| digest.len() == 64), "{told}");
     let (fine, told) = domain(&world.site, &settings, &["records", "elsewhere.test"]).await?;
     ensure!(!fine && told.contains("there is no MailDomain for elsewhere.test"), "{told}");
     Ok(())

@@ -18,6 +18,8 @@ const CRDS: [(&str, &str); 3] = [
 
 /// The domain that is declared.
 pub const DOMAIN: &str = "example.test";
+/// A record of somebody else in its zone.
+const THEIRS: &str = "@ IN TXT \"google-site-verification=theirs\"";
 /// How long a step of a key's life may take beyond its settings, on a slow machine.
 pub const STEP: Duration = Duration::from_secs(60);
 
@@ -29,15 +31,24 @@ pub struct Estate {
     pub bind: Bind,
     /// Configurations of processes.
     pub site: Site,
-    _dns: DnsServer,
+    /// The resolver that processes ask.
+    pub dns: DnsServer,
 }
 
 impl Estate {
     /// Starts the API with the CRD, the namespace `mail` with the TSIG key, and the name servers.
     pub async fn new() -> Result<Self> {
+        Self::with(Bind::start(DOMAIN, 1, THEIRS).await?).await
+    }
+
+    /// The same with a zone that is signed; above it nothing is known of that.
+    pub async fn signed() -> Result<Self> {
+        Self::with(Bind::start_signed(DOMAIN, 1, THEIRS).await?).await
+    }
+
+    async fn with(bind: Bind) -> Result<Self> {
         let dns = DnsServer::start("ns1.example.test. 300 IN A 127.0.0.1\n").await?;
         let site = Site::new(dns.address())?;
-        let bind = Bind::start(DOMAIN, 1, "@ IN TXT \"google-site-verification=theirs\"").await?;
         let api = ApiServer::start().await?;
         for (name, crd) in CRDS {
             api.apply(crd).await?;
@@ -47,7 +58,7 @@ impl Estate {
         api.kubectl(&["create", "namespace", "mail"], None).await?;
         let secret = format!("--from-literal=secret={SECRET}");
         api.kubectl(&["-n", "mail", "create", "secret", "generic", "tsig", &secret], None).await?;
-        Ok(Self { api, bind, site, _dns: dns })
+        Ok(Self { api, bind, site, dns })
     }
 
     /// Starts an operator.

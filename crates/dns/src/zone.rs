@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use hickory_proto::dnssec::rdata::{DNSSECRData, DS};
+use hickory_proto::rr::rdata::TLSA;
 use hickory_proto::rr::{RData, RecordType};
 
 use crate::error::LookupError;
@@ -39,6 +41,52 @@ impl Resolver {
             rest = above;
         }
         Ok(None)
+    }
+
+    /// What the zone above says of the keys of a zone (RFC 4034 §5); nothing when it does not know any.
+    ///
+    /// # Errors
+    /// When the look-up fails.
+    pub async fn delegation_signers(&self, zone: &str) -> Result<Vec<DS>, LookupError> {
+        let Some(name) = full_name(zone) else { return Ok(Vec::new()) };
+        let Answer::Records(lookup) = self.lookup(name, RecordType::DS).await? else { return Ok(Vec::new()) };
+        let signers = lookup.answers().iter().filter_map(|record| match &record.data {
+            RData::DNSSEC(DNSSECRData::DS(signer)) => Some(signer.clone()),
+            _ => None,
+        });
+        Ok(signers.collect())
+    }
+
+    /// The TLSA records of a name; none when there are none.
+    ///
+    /// # Errors
+    /// When the look-up fails.
+    pub async fn tlsa(&self, name: &str) -> Result<Vec<TLSA>, LookupError> {
+        let Some(name) = full_name(name) else { return Ok(Vec::new()) };
+        let Answer::Records(lookup) = self.lookup(name, RecordType::TLSA).await? else {
+            return Ok(Vec::new());
+        };
+        let records = lookup.answers().iter().filter_map(|record| match &record.data {
+            RData::TLSA(tlsa) => Some(tlsa.clone()),
+            _ => None,
+        });
+        Ok(records.collect())
+    }
+
+    /// The name that a name is an alias of (CNAME), if it is one.
+    ///
+    /// # Errors
+    /// When the look-up fails.
+    pub async fn alias(&self, name: &str) -> Result<Option<String>, LookupError> {
+        let Some(name) = full_name(name) else { return Ok(None) };
+        let Answer::Records(lookup) = self.lookup(name.clone(), RecordType::CNAME).await? else {
+            return Ok(None);
+        };
+        let target = lookup.answers().iter().find_map(|record| match &record.data {
+            RData::CNAME(target) if record.name == name => Some(target.0.to_ascii()),
+            _ => None,
+        });
+        Ok(target.map(|target| target.trim_end_matches('.').to_ascii_lowercase()))
     }
 
     /// The texts of a name, each joined from its strings; none when there are none.

@@ -131,6 +131,23 @@ pub fn load_folder(folder: &Path, wanted: SecretsWanted) -> Result<DomainIndex, 
     loaded.into_index(wanted)
 }
 
+/// The values of a Secret in a folder; nothing when it is not there.
+///
+/// # Errors
+/// With all problems of the folder's files, when there is any.
+pub fn secret_in_folder(
+    folder: &Path,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<HashMap<String, SecretString>>, LoadError> {
+    let mut loaded = Loaded::default();
+    yaml_files(folder).unwrap_or_default().iter().for_each(|file| loaded.read_file(file));
+    if !loaded.problems.is_empty() {
+        return Err(LoadError(loaded.problems));
+    }
+    Ok(loaded.secrets.remove(&(namespace.to_owned(), name.to_owned())))
+}
+
 #[cfg(test)]
 pub(crate) fn index_of(text: &str) -> Result<DomainIndex, LoadError> {
     let mut loaded = Loaded::default();

@@ -15,7 +15,7 @@ pub mod types;
 mod validate;
 
 pub use cluster::{ACTIVE, ClusterError, DOMAIN_ANNOTATION, SELECTOR_LABEL, STAGE_ANNOTATION, watch_cluster};
-pub use folder::{LoadError, Problem, SecretsWanted, load_folder, watch_folder};
+pub use folder::{LoadError, Problem, SecretsWanted, load_folder, secret_in_folder, watch_folder};
 pub use index::{DomainIndex, Domains, HostedDomain, RecipientStanding, SubmissionUser, owns};
 pub use key::{KeyError, SigningKey};
 pub use types::{Algorithm, MailDomain, MailDomainSpec, OnReject, RecipientMode, Route};

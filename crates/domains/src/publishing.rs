@@ -175,6 +175,9 @@ pub struct DNSProviderSpec {
     /// By Cloudflare's API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cloudflare: Option<Cloudflare>,
+    /// By the API of Amazon Route 53.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route53: Option<Route53>,
 }
 
 /// A way to publish records that MailDomains of other namespaces may use, as far as it lets them.
@@ -205,6 +208,9 @@ pub struct ClusterDNSProviderSpec {
     /// By Cloudflare's API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloudflare: Option<Cloudflare>,
+    /// By the API of Amazon Route 53.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route53: Option<Route53>,
 }
 
 impl ClusterDNSProviderSpec {
@@ -222,7 +228,7 @@ impl ClusterDNSProviderSpec {
     /// The way itself.
     #[must_use]
     pub fn way(self) -> DNSProviderSpec {
-        DNSProviderSpec { rfc2136: self.rfc2136, cloudflare: self.cloudflare }
+        DNSProviderSpec { rfc2136: self.rfc2136, cloudflare: self.cloudflare, route53: self.route53 }
     }
 }
 
@@ -235,6 +241,33 @@ pub struct Cloudflare {
     /// The API's address, where it is not Cloudflare's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+}
+
+/// Amazon Route 53.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Route53 {
+    /// A Secret with the keys `access-key-id` and `secret-access-key`, and `session-token` where the access key
+    /// is a temporary one.
+    pub access_key_secret_ref: NameRef,
+    /// The region that requests are signed for; `us-east-1` when absent, which is right but for the partitions
+    /// of China and of governments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// The hosted zone's id, where several have the zone's name. Absent: the one public zone of that name.
+    #[serde(rename = "hostedZoneID", default, skip_serializing_if = "Option::is_none")]
+    pub hosted_zone_id: Option<String>,
+    /// The API's address, where it is not Amazon's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+}
+
+/// An object in the same namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NameRef {
+    /// Its name.
+    pub name: String,
 }
 
 #[cfg(test)]

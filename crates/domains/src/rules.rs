@@ -30,16 +30,23 @@ fn tsig_algorithms() -> Value {
     json!({"enum": ["hmac-sha256", "hmac-sha384", "hmac-sha512"]})
 }
 
+fn endpoint() -> Value {
+    json!({"maxLength": 253, "pattern": "^https?://[^/?#@]+$"})
+}
+
 fn provider_limits() -> Vec<(&'static str, Value)> {
     vec![
         (
             "",
             rule(
-                "has(self.rfc2136) != has(self.cloudflare)",
-                "say how to publish: give just one of rfc2136 and cloudflare",
+                "[has(self.rfc2136), has(self.cloudflare), has(self.route53)].exists_one(given, given)",
+                "say how to publish: give just one of rfc2136, cloudflare and route53",
             ),
         ),
-        ("cloudflare.endpoint", json!({"maxLength": 253, "pattern": "^https?://[^/?#@]+$"})),
+        ("cloudflare.endpoint", endpoint()),
+        ("route53.endpoint", endpoint()),
+        ("route53.region", json!({"maxLength": 32, "pattern": "^[a-z0-9-]+$"})),
+        ("route53.hostedZoneID", json!({"maxLength": 32, "pattern": "^[A-Z0-9]+$"})),
         ("rfc2136.tsig.algorithm", tsig_algorithms()),
     ]
 }
@@ -70,6 +77,26 @@ fn limits() -> Vec<(&'static str, Value)> {
                 {
                     "rule": "!has(self.dns) || !has(self.dns.mode) || self.dns.mode != 'Provider' || has(self.dns.providerRef)",
                     "message": "dns.mode Provider needs dns.providerRef with kind and name",
+                },
+                {
+                    "rule": "!has(self.dkim) || !has(self.dkim.delegation) || !self.dkim.delegation.cname || \
+                        has(self.dkim.delegation.providerRef) || \
+                        (has(self.dns) && has(self.dns.mode) && self.dns.mode != 'Manual')",
+                    "message": "dkim.delegation in mode Manual needs a providerRef: what publishes in targetZone?",
+                },
+                {
+                    "rule": "!has(self.tlsa) || !has(self.dns) || !has(self.dns.mode) || \
+                        self.dns.mode != 'ExternalDNS' || \
+                        (has(self.dns.records) && 'tlsa' in self.dns.records && self.dns.records['tlsa'] != 'Manage') || \
+                        (has(self.dns.externalDNS) && has(self.dns.externalDNS.annotations) && \
+                        'external-dns.alpha.kubernetes.io/cloudflare-proxied' in self.dns.externalDNS.annotations)",
+                    "message": "external-dns publishes TLSA records at Cloudflare only: set dns.records.tlsa to Verify, \
+                        use another mode, or say by the annotation \
+                        external-dns.alpha.kubernetes.io/cloudflare-proxied that it is Cloudflare",
+                },
+                {
+                    "rule": "!has(self.tlsa) || (has(self.mx) && size(self.mx) > 0)",
+                    "message": "tlsa is about the hosts of mx: name them",
                 },
                 {
                     "rule": "!has(self.deletionPolicy) || self.deletionPolicy != 'Delete' || \
@@ -123,8 +150,20 @@ fn limits() -> Vec<(&'static str, Value)> {
             ),
         ),
         (
-            "dkim.delegation",
-            rule("!self.cname || self.slots >= 2", "CNAME delegation needs at least two slots"),
+            "dkim",
+            rule(
+                "!has(self.delegation) || !self.delegation.cname || \
+                self.delegation.slots > (has(self.algorithms) ? size(self.algorithms) : 2)",
+                "CNAME delegation needs more slots than algorithms: the next key needs a free one",
+            ),
+        ),
+        ("dkim.delegation.slots", json!({"maximum": 16})),
+        (
+            "dkim.delegation.targetZone",
+            json!({
+                "maxLength": 120,
+                "pattern": "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+            }),
         ),
         ("dmarc.policy", policies.clone()),
         ("dmarc.subdomainPolicy", policies),
@@ -133,7 +172,7 @@ fn limits() -> Vec<(&'static str, Value)> {
         ("spf.all", json!({"enum": ["-all", "~all", "?all"]})),
         ("mtaSts.mode", json!({"enum": ["none", "testing", "enforce"]})),
         ("mtaSts.maxAge", json!({"minimum": 86_400, "maximum": 31_557_600})),
-        ("dns.ttl", json!({"minimum": 60, "maximum": 86_400})),
+        ("dns.ttl", json!({"minimum": 10, "maximum": 86_400})),
         ("dns.rfc2136.tsig.algorithm", tsig_algorithms()),
         ("dns.externalDNS.labels", json!({"maxProperties": 64})),
         ("dns.externalDNS.annotations", json!({"maxProperties": 64})),

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::duration;
 pub use crate::publishing::{
     Cloudflare, ClusterDNSProvider, ClusterDNSProviderSpec, DNSProvider, DNSProviderSpec, Dns, DnsMode,
-    ExternalDns, ProviderKind, ProviderRef, RecordPolicy, Rfc2136, Tsig, TxtFormat, Verification,
+    ExternalDns, NameRef, ProviderKind, ProviderRef, RecordPolicy, Rfc2136, Route53, Tsig, TxtFormat,
+    Verification,
 };
 pub use crate::status::{DkimStatus, KeyStatus, MailDomainStatus, RecordState, RecordStatus, Stage};
 
@@ -88,6 +89,9 @@ pub struct MailDomainSpec {
     /// The TLS reporting record (RFC 8460).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_rpt: Option<TlsRpt>,
+    /// The TLSA records of the mail hosts that lie below the domain (RFC 7672).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tlsa: Option<Tlsa>,
     /// Where records are published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
@@ -337,11 +341,39 @@ pub struct Delegation {
     /// Whether selectors are CNAMEs.
     #[serde(default)]
     pub cname: bool,
-    /// The zone they lead into.
+    /// The zone they lead into: `s1._domainkey.<domain>` to `s1.<domain>.<targetZone>`.
     pub target_zone: String,
-    /// How many selectors there are, at least 2.
+    /// How many selectors there are, `s1` and on: more than algorithms.
     #[serde(default = "three")]
     pub slots: u8,
+    /// The way to publish in that zone; that of the domain's own records when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_ref: Option<ProviderRef>,
+    /// `host:port` of that zone's authoritative name servers, where they are not those that NS records name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub servers: Vec<String>,
+}
+
+impl Delegation {
+    /// The name below which the records of this domain's keys lie.
+    #[must_use]
+    pub fn base(&self, domain: &str) -> String {
+        format!("{domain}.{}", self.target_zone.trim_end_matches('.'))
+    }
+
+    /// The selectors.
+    pub fn selectors(&self) -> impl Iterator<Item = String> + use<> {
+        (1..=self.slots).map(|slot| format!("s{slot}"))
+    }
+}
+
+impl Dkim {
+    /// The delegation, where it is asked for.
+    #[must_use]
+    pub fn delegated(&self) -> Option<&Delegation> {
+        self.delegation.as_ref().filter(|delegation| delegation.cname)
+    }
 }
 
 fn three() -> u8 {
@@ -421,4 +453,21 @@ pub struct MtaSts {
 pub struct TlsRpt {
     /// Where reports go.
     pub rua: Vec<String>,
+}
+
+/// The TLSA records of the mail hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tlsa {
+    /// The hosts' certificate: a Certificate of cert-manager, or a Secret of the type `kubernetes.io/tls`.
+    pub certificate_ref: NameRef,
+    /// How long the record of a key stays once that of the key after it is shown everywhere; the time to live at
+    /// least. Until then every host must have taken the new certificate up.
+    #[serde(default = "one_hour", with = "duration")]
+    #[schemars(with = "String")]
+    pub retire_after: Duration,
+}
+
+fn one_hour() -> Duration {
+    HOUR
 }

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::record::{Purpose, Record, quoted};
+use crate::record::{Purpose, Record, quoted, unquoted};
 use crate::update::{Change, OWNER_LABEL};
 
 /// Cloudflare's own address.
@@ -87,29 +87,16 @@ impl Standing {
     /// In the form of [`Record::values`].
     fn value(&self, purpose: Purpose) -> String {
         match (purpose, self.priority) {
-            (Purpose::Mx, Some(priority)) => {
-                format!("{priority} {}", self.content.trim_end_matches('.').to_ascii_lowercase())
-            }
+            (Purpose::Mx, Some(priority)) => format!("{priority} {}", host(&self.content)),
+            (Purpose::DkimCname, _) => host(&self.content),
+            (Purpose::Tlsa, _) => self.content.to_ascii_lowercase(),
             _ => unquoted(&self.content),
         }
     }
 }
 
-/// The text of character-strings as Cloudflare tells them: quoted, or as it was given.
-fn unquoted(content: &str) -> String {
-    if !content.starts_with('"') {
-        return content.to_owned();
-    }
-    let (mut text, mut inside, mut octets) = (String::new(), false, content.chars());
-    while let Some(octet) = octets.next() {
-        match octet {
-            '"' => inside = !inside,
-            '\\' if inside => text.extend(octets.next()),
-            other if inside => text.push(other),
-            _ => {}
-        }
-    }
-    text
+fn host(content: &str) -> String {
+    content.trim_end_matches('.').to_ascii_lowercase()
 }
 
 impl Cloudflare {
@@ -256,6 +243,19 @@ fn post(record: &Record, value: &str) -> Value {
             "type": "MX", "name": name, "ttl": ttl,
             "content": host, "priority": priority.parse::<u16>().unwrap_or_default(),
         }),
+        None if record.purpose == Purpose::Tlsa => {
+            let mut parts = value.split(' ');
+            let mut number = || parts.next().and_then(|part| part.parse::<u8>().ok()).unwrap_or_default();
+            let (usage, selector, matching) = (number(), number(), number());
+            let data = json!({
+                "usage": usage, "selector": selector, "matching_type": matching,
+                "certificate": parts.next().unwrap_or_default(),
+            });
+            json!({"type": "TLSA", "name": name, "ttl": ttl, "data": data})
+        }
+        None if record.purpose == Purpose::DkimCname => {
+            json!({"type": "CNAME", "name": name, "ttl": ttl, "content": value, "proxied": false})
+        }
         None => json!({"type": record.record_type(), "name": name, "ttl": ttl, "content": quoted(value)}),
     }
 }

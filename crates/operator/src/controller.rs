@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dns::Resolver;
-use domains::types::{ClusterDNSProvider, DNSProvider, MailDomain, MailDomainStatus, ProviderKind};
+use domains::types::{ClusterDNSProvider, DNSProvider, Dkim, MailDomain, MailDomainStatus, ProviderKind};
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, DynamicObject, ListParams, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::finalizer::{Error as FinalizerError, Event as Finalizer, finalizer};
@@ -26,6 +26,7 @@ use crate::observe::Observer;
 use crate::password;
 use crate::reconcile::{Context, age, told};
 use crate::store::MANAGER;
+use crate::tlsa;
 
 /// What holds a MailDomain until its keys and records are seen to.
 const FINALIZER: &str = "mail.packetboat.dev/operator";
@@ -166,6 +167,7 @@ impl Operator {
                 users(&all.state(), ProviderKind::ClusterDNSProvider, &provider.name_any(), None)
             });
         }
+        let controller = self.watch_certificates(controller).await;
         let kind = endpoints::kind();
         let objects: Api<DynamicObject> = match &self.config.namespace {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
@@ -176,6 +178,29 @@ impl Operator {
             Ok(_) => controller.owns_with(objects, kind, Watch::default().labels(endpoints::OF)),
             Err(_) => controller,
         }
+    }
+
+    /// A change of a mail host's certificate wakes whoever has TLSA records of it. Of Secrets only the names are kept.
+    async fn watch_certificates(&self, controller: Controller<MailDomain>) -> Controller<MailDomain> {
+        let all = controller.store();
+        let secrets = self.api::<PartialObjectMeta<Secret>>();
+        let watch = Watch::default().fields("type=kubernetes.io/tls");
+        let controller = controller.watches(secrets, watch, move |secret| {
+            pinning(&all.state(), &secret.name_any(), secret.namespace().as_deref())
+        });
+        let kind = tlsa::certificates();
+        let certificates: Api<DynamicObject> = match &self.config.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
+            None => Api::all_with(self.client.clone(), &kind),
+        };
+        // Without cert-manager there is no such kind.
+        if certificates.list(&ListParams::default().limit(1)).await.is_err() {
+            return controller;
+        }
+        let all = controller.store();
+        controller.watches_with(certificates, kind, Watch::default(), move |certificate| {
+            pinning(&all.state(), &certificate.name_any(), certificate.namespace().as_deref())
+        })
     }
 
     async fn reconcile_all(&self, shutdown: CancellationToken) {
@@ -205,6 +230,7 @@ impl Operator {
             rotated: Default::default(),
             failures: Default::default(),
             contests: Default::default(),
+            rollovers: Default::default(),
         });
         controller
             .run(reconcile, on_error, context)
@@ -225,11 +251,23 @@ fn users(
     namespace: Option<&str>,
 ) -> Vec<ObjectRef<MailDomain>> {
     let uses = |domain: &&Arc<MailDomain>| {
-        let provider = domain.spec.dns.as_ref().and_then(|dns| dns.provider_ref.as_ref());
-        provider.is_some_and(|provider| provider.kind == kind && provider.name == name)
+        let own = domain.spec.dns.as_ref().and_then(|dns| dns.provider_ref.as_ref());
+        let target = domain.spec.dkim.as_ref().and_then(Dkim::delegated);
+        let target = target.and_then(|delegation| delegation.provider_ref.as_ref());
+        [own, target].into_iter().flatten().any(|provider| provider.kind == kind && provider.name == name)
             && namespace.is_none_or(|namespace| domain.namespace().as_deref() == Some(namespace))
     };
     all.iter().filter(uses).map(|domain| ObjectRef::from_obj(domain.as_ref())).collect()
+}
+
+/// The MailDomains of a namespace whose hosts have the certificate of this name, or in the Secret of this name: where
+/// cert-manager calls it otherwise, its Certificate tells.
+fn pinning(all: &[Arc<MailDomain>], name: &str, namespace: Option<&str>) -> Vec<ObjectRef<MailDomain>> {
+    let pins = |domain: &&Arc<MailDomain>| {
+        domain.namespace().as_deref() == namespace
+            && domain.spec.tlsa.as_ref().is_some_and(|tlsa| tlsa.certificate_ref.name == name)
+    };
+    all.iter().filter(pins).map(|domain| ObjectRef::from_obj(domain.as_ref())).collect()
 }
 
 /// The other objects that name the domain of one that changed or went.

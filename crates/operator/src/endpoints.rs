@@ -127,11 +127,19 @@ impl Endpoints {
         let purpose = match record.purpose {
             Purpose::MtaSts => "mta-sts",
             Purpose::TlsRpt => "tls-rpt",
+            Purpose::DkimCname => "dkim-cname",
             other => other.key(),
         };
-        match record.name.split_once("._domainkey.") {
-            Some((selector, _)) => format!("{}-{purpose}-{selector}", self.name),
-            None => format!("{}-{purpose}", self.name),
+        match record.purpose {
+            Purpose::Dkim | Purpose::DkimCname => {
+                let selector = record.name.split('.').next().unwrap_or_default();
+                format!("{}-{purpose}-{selector}", self.name)
+            }
+            Purpose::Tlsa => {
+                let host = record.name.trim_start_matches("_25._tcp.").to_owned();
+                format!("{}-{purpose}-{host}", self.name)
+            }
+            _ => format!("{}-{purpose}", self.name),
         }
     }
 

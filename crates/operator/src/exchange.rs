@@ -43,6 +43,27 @@ pub enum ExchangeError {
 /// # Errors
 /// When it gives no answer. An answer with an error code is one.
 pub async fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, ExchangeError> {
+    exchange(server, name, kind, false).await
+}
+
+/// The same, with the signatures over what it answers (RFC 4035 §3.2.1).
+///
+/// # Errors
+/// See [`ask`].
+pub async fn ask_for_signatures(
+    server: SocketAddr,
+    name: &Name,
+    kind: RecordType,
+) -> Result<Message, ExchangeError> {
+    exchange(server, name, kind, true).await
+}
+
+async fn exchange(
+    server: SocketAddr,
+    name: &Name,
+    kind: RecordType,
+    signatures: bool,
+) -> Result<Message, ExchangeError> {
     let mut message = Message::query();
     message.metadata.recursion_desired = false;
     let mut query = Query::new();
@@ -50,6 +71,7 @@ pub async fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Me
     message.add_query(query);
     let mut edns = Edns::new();
     edns.set_max_payload(UDP_PAYLOAD);
+    edns.set_dnssec_ok(signatures);
     message.set_edns(edns);
     let octets = message.to_vec().map_err(|_| ExchangeError::Garbled(server))?;
     let mut last = ExchangeError::Silent(server);

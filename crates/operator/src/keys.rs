@@ -3,7 +3,8 @@
 //! Invariants, kept whatever is given in whatever order:
 //! - I1: of each algorithm, a key ceases to sign only when a newer one signs (but for an emergency).
 //! - I2: a key that signs and whose record is gone for three looks gives way to one that is still shown.
-//! - I3: a selector is never used twice.
+//! - I3: a selector is never used twice; one that is a CNAME only once nothing was signed with it for `retireAfter`
+//!   and a time to live.
 //! - I4: a private key goes only after `retireAfter` without signing, or revoked.
 //! - I6: a clock that is set back makes stages longer, never skips one.
 //! - I7: where no new key can be made, the old one goes on.
@@ -11,7 +12,7 @@
 use std::time::Duration;
 
 use domains::Algorithm;
-use domains::types::{Dkim, Stage};
+use domains::types::{Delegation, Dkim, Stage};
 use jiff::Timestamp;
 
 /// So many looks in a row that do not show an active key's record end its turn, if another is at hand.
@@ -34,6 +35,33 @@ pub struct Key {
     pub missed: u32,
     /// Which of its domain's keys came to sign when: the highest number is the newest, whatever clocks say.
     pub turn: u32,
+    /// The name of its record, where the selector is a CNAME.
+    pub target: Option<String>,
+}
+
+impl Key {
+    /// Whether it lies where keys are to lie now.
+    fn is_in_place(&self, dkim: &Dkim) -> bool {
+        match (dkim.delegated(), &self.target) {
+            (Some(delegation), Some(target)) => target
+                .strip_suffix(delegation.target_zone.trim_end_matches('.'))
+                .is_some_and(|rest| rest.ends_with('.')),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+/// How fast things may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// How long a record must have been seen before its key signs: the longest of the setting, of the negative
+    /// times to live and, where a selector is used again, of the time to live.
+    pub settled: Duration,
+    /// The time to live of records.
+    pub ttl: Duration,
+    /// Rotation needs no person.
+    pub automatic: bool,
 }
 
 /// What the authoritative name servers show of a key's record.
@@ -80,13 +108,11 @@ fn lasted(key: &Key, now: Timestamp) -> Duration {
     now.duration_since(key.since).try_into().unwrap_or_default()
 }
 
-/// The plan for one domain. `settled` is how long a record must have been seen before its key signs: the
-/// longer of the setting and the zone's negative time to live. `automatic`: rotation needs no person.
+/// The plan for one domain.
 pub fn plan(
     now: Timestamp,
     dkim: &Dkim,
-    settled: Duration,
-    automatic: bool,
+    pace: Pace,
     keys: &[Key],
     seen: impl Fn(&str) -> Seen,
     orders: &Orders,
@@ -101,28 +127,86 @@ pub fn plan(
         // One that is asked for no more ceases to sign once one that is asked for does.
         let dropped =
             !dkim.algorithms.contains(&algorithm) && dkim.algorithms.iter().any(|other| signs(*other));
-        plan_algorithm(
-            now,
-            dkim,
-            settled,
-            automatic,
-            (wanted, dropped),
-            algorithm,
-            &own,
-            &seen,
-            orders,
-            &mut actions,
-        );
+        plan_algorithm(now, dkim, pace, (wanted, dropped), algorithm, &own, &seen, orders, &mut actions);
+    }
+    if let Some(delegation) = dkim.delegated() {
+        within_slots(now, dkim, pace, delegation, keys, orders, &mut actions);
     }
     actions
+}
+
+/// How long a selector that is a CNAME is kept after its key was revoked.
+fn quiet(dkim: &Dkim, pace: Pace) -> Duration {
+    dkim.rotation.retire_after.saturating_add(pace.ttl)
+}
+
+/// Makes no more keys than there are free slots. Where one lacks, that of the key which is revoked for longest
+/// is made free, if it is quiet.
+fn within_slots(
+    now: Timestamp,
+    dkim: &Dkim,
+    pace: Pace,
+    delegation: &Delegation,
+    keys: &[Key],
+    orders: &Orders,
+    actions: &mut Vec<Action>,
+) {
+    let mut free = free_slots(delegation, keys, orders).count();
+    let mut lacking = 0_usize;
+    actions.retain(|action| match action {
+        Action::Generate(_) if free == 0 => {
+            lacking += 1;
+            false
+        }
+        Action::Generate(_) => {
+            free -= 1;
+            true
+        }
+        _ => true,
+    });
+    let mut silent: Vec<&Key> = keys
+        .iter()
+        .filter(|key| key.stage == Stage::Revoked && key.target.is_some())
+        .filter(|key| orders.revoke.as_ref() != Some(&key.selector))
+        .filter(|key| lasted(key, now) >= quiet(dkim, pace))
+        .collect();
+    silent.sort_by_key(|key| key.since);
+    for key in silent.into_iter().take(lacking) {
+        let forget = Action::Forget(key.selector.clone());
+        if !actions.contains(&forget) {
+            actions.push(forget);
+        }
+    }
+}
+
+/// The selectors that no key has. One that is to be revoked would be revoked again.
+fn free_slots<'a>(
+    delegation: &Delegation,
+    keys: &'a [Key],
+    orders: &'a Orders,
+) -> impl Iterator<Item = String> + use<'a> {
+    delegation
+        .selectors()
+        .filter(|slot| keys.iter().all(|key| key.selector != *slot) && orders.revoke.as_ref() != Some(slot))
+}
+
+/// The selector for a new key, where selectors are CNAMEs: one that no key has, and if possible one whose CNAME
+/// is shown.
+pub fn slot(
+    delegation: &Delegation,
+    keys: &[Key],
+    orders: &Orders,
+    is_shown: impl Fn(&str) -> bool,
+) -> Option<String> {
+    let free: Vec<String> = free_slots(delegation, keys, orders).collect();
+    free.iter().find(|slot| is_shown(slot)).or(free.first()).cloned()
 }
 
 #[allow(clippy::too_many_arguments)]
 fn plan_algorithm(
     now: Timestamp,
     dkim: &Dkim,
-    settled: Duration,
-    automatic: bool,
+    pace: Pace,
     (wanted, dropped): (bool, bool),
     algorithm: Algorithm,
     keys: &[&Key],
@@ -135,7 +219,7 @@ fn plan_algorithm(
     let newest_active = in_stage(Stage::Active).max_by_key(|key| (key.turn, key.since, &key.selector));
     let revoked = |key: &Key| orders.revoke.as_deref() == Some(key.selector.as_str());
     let due = newest_active.is_some_and(|key| {
-        let old = automatic && lasted(key, now) >= dkim.rotation.interval;
+        let old = pace.automatic && (lasted(key, now) >= dkim.rotation.interval || !key.is_in_place(dkim));
         old || orders.rotate || revoked(key)
     });
     if wanted && !coming && (newest_active.is_none() || due) {
@@ -156,7 +240,7 @@ fn plan_algorithm(
             }
             Stage::Propagating => match seen(&key.selector) {
                 Seen::No => actions.push(to(key, Stage::Publishing)),
-                Seen::Yes if lasted(key, now) >= settled => actions.push(to(key, Stage::Active)),
+                Seen::Yes if lasted(key, now) >= pace.settled => actions.push(to(key, Stage::Active)),
                 Seen::Yes | Seen::Unknown => {}
             },
             Stage::Active => {
@@ -189,7 +273,10 @@ fn plan_algorithm(
             {
                 actions.push(to(key, Stage::Revoked));
             }
-            Stage::Revoked if lasted(key, now) >= dkim.rotation.revoke_for => {
+            Stage::Revoked
+                if lasted(key, now) >= dkim.rotation.revoke_for
+                    && (key.target.is_none() || lasted(key, now) >= quiet(dkim, pace)) =>
+            {
                 actions.push(Action::Forget(key.selector.clone()));
             }
             Stage::Publishing | Stage::Retiring | Stage::Revoked => {}

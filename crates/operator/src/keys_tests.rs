@@ -15,9 +15,29 @@ fn dkim() -> Dkim {
     dkim
 }
 
+const TTL: i64 = 60;
+
+/// Keys in slots of another zone.
+fn delegated(slots: u8) -> Dkim {
+    let delegation = Delegation {
+        cname: true,
+        target_zone: "dkim.test".to_owned(),
+        slots,
+        provider_ref: None,
+        servers: Vec::new(),
+    };
+    Dkim { delegation: Some(delegation), ..dkim() }
+}
+
 /// What does as the plan says, without a cluster.
 struct World {
     now: i64,
+    /// The time that has really passed: it never goes back.
+    passed: i64,
+    /// When, of the time that has passed, each selector ceased to sign.
+    quiet_since: HashMap<String, i64>,
+    /// How many keys were made.
+    made: usize,
     dkim: Dkim,
     keys: Vec<Key>,
     used: HashSet<String>,
@@ -31,6 +51,9 @@ impl World {
     fn new() -> Self {
         Self {
             now: 1_800_000_000,
+            passed: 0,
+            quiet_since: HashMap::new(),
+            made: 0,
             dkim: dkim(),
             keys: Vec::new(),
             used: HashSet::new(),
@@ -48,10 +71,19 @@ impl World {
         self.keys.iter().filter(|key| key.stage == Stage::Active).collect()
     }
 
+    /// The clock goes on, or is set back.
+    fn pass(&mut self, seconds: i64) {
+        self.now += seconds;
+        self.passed += seconds.max(0);
+    }
+
     fn step(&mut self, seen: impl Fn(&str) -> Seen) {
-        let settled = self.dkim.rotation.min_propagation;
+        let settled = self.dkim.rotation.min_propagation.max(Duration::from_secs(TTL.unsigned_abs()));
+        let settled =
+            if self.dkim.delegated().is_some() { settled } else { self.dkim.rotation.min_propagation };
+        let pace = Pace { settled, ttl: Duration::from_secs(TTL.unsigned_abs()), automatic: true };
         let now = self.time();
-        let actions = plan(now, &self.dkim, settled, true, &self.keys, &seen, &self.orders);
+        let actions = plan(now, &self.dkim, pace, &self.keys, &seen, &self.orders);
         let signed_before: HashSet<String> = self.active().iter().map(|key| key.selector.clone()).collect();
         for action in actions {
             self.apply(action, &seen);
@@ -66,9 +98,8 @@ impl World {
         match action {
             Action::Generate(_) if self.fails_to_generate => {}
             Action::Generate(algorithm) => {
-                let taken: Vec<&str> = self.keys.iter().map(|key| key.selector.as_str()).collect();
-                let selector = selector("{alg}{yyyymmdd}", algorithm, now, &taken);
-                assert!(self.used.insert(selector.clone()), "I3: {selector} is used twice");
+                let (selector, target) = self.place(algorithm);
+                self.made += 1;
                 let (since, created) = (now, now);
                 self.keys.push(Key {
                     selector,
@@ -78,6 +109,7 @@ impl World {
                     created,
                     missed: 0,
                     turn: 0,
+                    target,
                 });
             }
             Action::Move(selector, stage) => {
@@ -100,6 +132,7 @@ impl World {
                 }
                 if before == Stage::Active {
                     self.silent_since.insert(selector.clone(), self.now);
+                    self.quiet_since.insert(selector.clone(), self.passed);
                 }
                 if stage == Stage::Revoked && self.orders.revoke.as_deref() != Some(&selector) {
                     let silent = self.now - self.silent_since[&selector];
@@ -113,6 +146,24 @@ impl World {
             Action::Forget(selector) => self.keys.retain(|key| key.selector != selector),
         }
     }
+
+    fn place(&mut self, algorithm: Algorithm) -> (String, Option<String>) {
+        if let Some(delegation) = self.dkim.delegated() {
+            let slot = slot(delegation, &self.keys, &self.orders, |_| true).unwrap();
+            assert!(self.keys.iter().all(|key| key.selector != slot), "I3: {slot} has a key");
+            if let Some(since) = self.quiet_since.get(&slot) {
+                let quiet = self.passed - since;
+                assert!(quiet >= 300 + TTL, "I3: {slot} is used again after {quiet} s");
+            }
+            let target = format!("{slot}.{}", delegation.base("example.test"));
+            self.used.insert(slot.clone());
+            return (slot, Some(target));
+        }
+        let taken: Vec<&str> = self.keys.iter().map(|key| key.selector.as_str()).collect();
+        let selector = selector("{alg}{yyyymmdd}", algorithm, self.time(), &taken);
+        assert!(self.used.insert(selector.clone()), "I3: {selector} is used twice");
+        (selector, None)
+    }
 }
 
 #[test]
@@ -122,7 +173,7 @@ fn a_key_goes_through_its_life() {
     for _ in 0..400 {
         world.step(|_| Seen::Yes);
         first = first.or_else(|| world.active().first().map(|key| key.selector.clone()));
-        world.now += 10;
+        world.pass(10);
     }
     let first = first.unwrap();
     assert!(world.used.len() >= 3, "{:?}", world.used);
@@ -130,11 +181,80 @@ fn a_key_goes_through_its_life() {
 }
 
 #[test]
+fn slots_are_used_again_once_they_are_quiet() {
+    for (slots, algorithms) in [(2, vec![RSA]), (3, vec![RSA, Algorithm::Ed25519Sha256])] {
+        let mut world = World::new();
+        world.dkim = Dkim { algorithms: algorithms.clone(), ..delegated(slots) };
+        for _ in 0..1000 {
+            world.step(|_| Seen::Yes);
+            world.pass(10);
+        }
+        assert!(world.made >= 7 * algorithms.len(), "{slots} slots: only {} keys were made", world.made);
+        let all: HashSet<String> = (1..=slots).map(|slot| format!("s{slot}")).collect();
+        assert_eq!(world.used, all);
+        assert_eq!(world.active().len(), algorithms.len());
+    }
+}
+
+#[test]
+fn without_a_quiet_slot_the_old_key_goes_on() {
+    let mut world = World::new();
+    world.dkim = delegated(2);
+    world.dkim.rotation.revoke_for = Duration::from_secs(1_000_000);
+    world.dkim.rotation.retire_after = Duration::from_secs(3000);
+    for _ in 0..200 {
+        world.step(|_| Seen::Yes);
+        world.pass(10);
+    }
+    // The second signs since long, the slot of the first is kept for mail under way.
+    assert_eq!((world.made, world.active().len()), (2, 1));
+}
+
+#[test]
+fn keys_move_to_where_the_spec_wants_them() {
+    let mut world = World::new();
+    while world.active().is_empty() {
+        world.step(|_| Seen::Yes);
+        world.pass(10);
+    }
+    world.dkim = delegated(3);
+    for _ in 0..20 {
+        world.step(|_| Seen::Yes);
+        world.pass(10);
+    }
+    assert!(world.active()[0].target.is_some(), "{:?}", world.keys);
+    world.dkim = dkim();
+    for _ in 0..20 {
+        world.step(|_| Seen::Yes);
+        world.pass(10);
+    }
+    assert!(world.active()[0].target.is_none(), "{:?}", world.keys);
+}
+
+#[test]
+fn a_slot_that_is_to_be_revoked_takes_no_new_key() {
+    let mut world = World::new();
+    world.dkim = delegated(3);
+    while world.active().is_empty() {
+        world.step(|_| Seen::Yes);
+        world.pass(10);
+    }
+    let bad = world.active()[0].selector.clone();
+    world.orders.revoke = Some(bad.clone());
+    for _ in 0..500 {
+        world.step(|_| Seen::Yes);
+        world.pass(10);
+    }
+    assert!(world.active().iter().all(|key| key.selector != bad));
+    assert!(world.keys.iter().all(|key| key.selector != bad), "it is forgotten, and not used again");
+}
+
+#[test]
 fn nothing_signs_before_it_is_seen_for_long_enough() {
     let mut world = World::new();
     for at in 0..20 {
         world.step(|_| if at == 10 { Seen::No } else { Seen::Yes });
-        world.now += 7;
+        world.pass(7);
         // Seen from the third step to the tenth: 49 seconds. Then it begins anew.
         assert!(world.active().is_empty() || at >= 19, "step {at}: {:?}", world.keys);
     }
@@ -145,12 +265,12 @@ fn silence_of_dns_changes_nothing() {
     let mut world = World::new();
     for _ in 0..10 {
         world.step(|_| Seen::Yes);
-        world.now += 20;
+        world.pass(20);
     }
     let before = world.keys.clone();
     for _ in 0..10 {
         world.step(|_| Seen::Unknown);
-        world.now += 20;
+        world.pass(20);
     }
     assert_eq!(world.keys, before);
 }
@@ -160,13 +280,13 @@ fn an_active_key_whose_record_is_gone_gives_way_to_the_one_before() {
     let mut world = World::new();
     while world.used.len() < 2 || world.keys.iter().all(|key| key.stage != Stage::Retiring) {
         world.step(|_| Seen::Yes);
-        world.now += 10;
+        world.pass(10);
     }
     let lost = world.active()[0].selector.clone();
     for _ in 0..i64::from(MISSED) {
         assert_eq!(world.active()[0].selector, lost);
         world.step(|selector| if selector == lost { Seen::No } else { Seen::Yes });
-        world.now += 1;
+        world.pass(1);
     }
     assert_ne!(world.active()[0].selector, lost);
 }
@@ -176,7 +296,7 @@ fn a_revoked_key_ends_once_another_signs_or_at_once_by_force() {
     let mut world = World::new();
     while world.active().is_empty() {
         world.step(|_| Seen::Yes);
-        world.now += 10;
+        world.pass(10);
     }
     let bad = world.active()[0].selector.clone();
     let stage = |world: &World| world.keys.iter().find(|key| key.selector == bad).map(|key| key.stage);
@@ -184,7 +304,7 @@ fn a_revoked_key_ends_once_another_signs_or_at_once_by_force() {
     world.step(|_| Seen::Yes);
     assert_eq!(stage(&world), Some(Stage::Active), "another does not sign yet");
     for _ in 0..10 {
-        world.now += 10;
+        world.pass(10);
         world.step(|_| Seen::Yes);
     }
     assert_eq!(stage(&world), Some(Stage::Revoked));
@@ -201,12 +321,12 @@ fn without_a_new_key_the_old_one_goes_on() {
     let mut world = World::new();
     while world.active().is_empty() {
         world.step(|_| Seen::Yes);
-        world.now += 10;
+        world.pass(10);
     }
     world.fails_to_generate = true;
     for _ in 0..300 {
         world.step(|_| Seen::Yes);
-        world.now += 10;
+        world.pass(10);
     }
     assert_eq!(world.active().len(), 1);
 }
@@ -216,16 +336,16 @@ fn a_clock_that_is_set_back_retires_nothing_new() {
     let mut world = World::new();
     while world.active().is_empty() {
         world.step(|_| Seen::Yes);
-        world.now += 10;
+        world.pass(10);
     }
     let old = world.active()[0].selector.clone();
     world.orders.rotate = true;
     world.step(|_| Seen::Yes);
     world.orders.rotate = false;
-    world.now -= 5000;
+    world.pass(-5000);
     for _ in 0..600 {
         world.step(|_| Seen::Yes);
-        world.now += 10;
+        world.pass(10);
     }
     assert!(world.active().iter().all(|key| key.selector != old), "the old key came back");
     // Six rotations by time, and the one that was asked for.
@@ -238,12 +358,12 @@ fn an_algorithm_that_is_dropped_ceases_to_sign() {
     world.dkim.algorithms = vec![RSA, Algorithm::Ed25519Sha256];
     while world.active().len() < 2 {
         world.step(|_| Seen::Yes);
-        world.now += 10;
+        world.pass(10);
     }
     world.dkim.algorithms = vec![RSA];
     for _ in 0..40 {
         world.step(|_| Seen::Yes);
-        world.now += 10;
+        world.pass(10);
     }
     assert!(world.active().iter().all(|key| key.algorithm == RSA));
     assert!(world.keys.iter().all(|key| key.algorithm == RSA || key.stage == Stage::Revoked));
@@ -252,12 +372,18 @@ fn an_algorithm_that_is_dropped_ceases_to_sign() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
-    fn the_invariants_hold(steps in proptest::collection::vec((0..3_u8, -400..400_i64, 0..40_u8), 1..200)) {
+    fn the_invariants_hold(
+        steps in proptest::collection::vec((0..3_u8, -400..400_i64, 0..40_u8), 1..200),
+        slots in 0..5_u8,
+    ) {
         let mut world = World::new();
+        if slots > 1 {
+            world.dkim = delegated(slots);
+        }
         for (look, passes, order) in steps {
             let seen = [Seen::Yes, Seen::No, Seen::Unknown][usize::from(look)];
             // The clock goes on, and now and then it is set back.
-            world.now += if passes < -300 { passes } else { passes.abs() };
+            world.pass(if passes < -300 { passes } else { passes.abs() });
             world.orders = match order {
                 0 => Orders { rotate: true, ..Orders::default() },
                 1 => Orders {

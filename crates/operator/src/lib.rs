@@ -2,7 +2,7 @@
 //! the MailDomain's status what is so.
 //!
 //! A reconciliation observes (`observe.rs`, `store.rs`), plans (`keys.rs`, `record.rs`; both pure) and applies
-//! (`store.rs`, and `publisher.rs` by `update.rs`, `endpoints.rs` or `cloudflare.rs`).
+//! (`store.rs`, and `publisher.rs` by `update.rs`, `endpoints.rs`, `cloudflare.rs` or `route53.rs`).
 //! `reconcile.rs` is one domain from top to bottom, `controller.rs` runs it for all.
 
 pub mod cloudflare;
@@ -15,11 +15,15 @@ pub mod keypair;
 pub mod keys;
 pub mod observe;
 mod password;
+mod placement;
 mod publisher;
 mod reconcile;
 pub mod record;
+pub mod route53;
+pub mod signed;
 mod status;
 mod store;
+pub mod tlsa;
 pub mod update;
 
 pub use controller::{Config, Operator, find};

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use domains::types::{
-    Cloudflare as CloudflareSpec, ClusterDNSProvider, DNSProvider, DnsMode, MailDomain, ProviderKind,
-    ProviderRef, RecordState, Rfc2136 as Rfc2136Spec,
+    Cloudflare as CloudflareSpec, ClusterDNSProvider, DNSProvider, Dkim, DnsMode, MailDomain, ProviderKind,
+    ProviderRef, RecordState, Rfc2136 as Rfc2136Spec, Route53 as Route53Spec,
 };
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
-use secrecy::{SecretSlice, SecretString};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
 use crate::cloudflare::{Cloudflare, CloudflareError};
 use crate::endpoints::{Endpoints, EndpointsError};
@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::observe::Observation;
 use crate::reconcile::Context;
 use crate::record::Record;
+use crate::route53::{Access, Route53, Route53Error};
 use crate::status::{Findings, Reason, mode};
 use crate::store::KeyStore;
 use crate::update::{Change, Rfc2136, UpdateError};
@@ -27,8 +28,25 @@ pub(crate) enum Publisher {
     Rfc2136(Box<Rfc2136>),
     /// Cloudflare's API.
     Cloudflare(Box<Cloudflare>),
+    /// The API of Amazon Route 53.
+    Route53(Box<Route53>),
     /// Objects that external-dns reads.
     ExternalDns(Box<Endpoints>),
+}
+
+/// The ways to publish in the zones of a domain.
+pub(crate) struct Publishers {
+    /// In its own.
+    pub(crate) own: Option<Publisher>,
+    /// In the one that selectors lead into.
+    pub(crate) target: Option<Publisher>,
+}
+
+impl Publishers {
+    /// Whether a person publishes everything.
+    pub(crate) fn are_none(&self) -> bool {
+        self.own.is_none() && self.target.is_none()
+    }
 }
 
 /// Why records were not published.
@@ -38,6 +56,8 @@ pub(crate) enum PublishError {
     Update(#[from] UpdateError),
     #[error(transparent)]
     Cloudflare(#[from] CloudflareError),
+    #[error(transparent)]
+    Route53(#[from] Route53Error),
     #[error(transparent)]
     Endpoints(#[from] EndpointsError),
 }
@@ -82,19 +102,23 @@ impl Publisher {
                 let changed = publisher.apply(zone, domain, changes).await?;
                 Ok(Applied { changed, ..Applied::default() })
             }
+            Self::Route53(publisher) => {
+                let changed = publisher.apply(zone, domain, changes).await?;
+                Ok(Applied { changed, ..Applied::default() })
+            }
             Self::ExternalDns(endpoints) => Ok(endpoints.apply(changes).await?),
         }
     }
 
     /// Whether it is not asked while the name servers show all that is wanted: requests are counted there.
     pub(crate) fn is_metered(&self) -> bool {
-        matches!(self, Self::Cloudflare(_))
+        matches!(self, Self::Cloudflare(_) | Self::Route53(_))
     }
 
     /// What to look at where another program does not publish.
     pub(crate) fn hint(&self) -> &'static str {
         match self {
-            Self::Rfc2136(_) | Self::Cloudflare(_) => "look at the name servers",
+            Self::Rfc2136(_) | Self::Cloudflare(_) | Self::Route53(_) => "look at the name servers",
             Self::ExternalDns(_) => {
                 "does external-dns run with --source=crd --managed-record-types=TXT --managed-record-types=MX \
                 (and A, AAAA, CNAME), and are the names free of records that it does not own?"
@@ -111,7 +135,7 @@ fn refuse<T>(reason: Reason, text: impl Into<String>) -> Way<T> {
 
 impl Context {
     /// The way to publish, where the spec asks for one; or why there is none.
-    pub(crate) async fn publisher(&self, domain: &MailDomain) -> Way<Option<Publisher>> {
+    async fn publisher(&self, domain: &MailDomain) -> Way<Option<Publisher>> {
         let dns = domain.spec.dns.clone().unwrap_or_default();
         let namespace = domain.namespace().unwrap_or_default();
         match mode(domain) {
@@ -121,7 +145,7 @@ impl Context {
                 None => refuse(Reason::InvalidSpec, "mode RFC2136 needs dns.rfc2136 with server and tsig"),
             },
             DnsMode::Provider => match &dns.provider_ref {
-                Some(provider) => self.provider(domain, provider, &namespace).await,
+                Some(provider) => self.provider(domain, provider, &namespace, &domain.spec.domain).await,
                 None => refuse(Reason::InvalidSpec, "mode Provider needs dns.providerRef with kind and name"),
             },
             DnsMode::ExternalDNS => match Endpoints::load(&self.client, domain).await? {
@@ -134,12 +158,41 @@ impl Context {
         }
     }
 
-    /// The way that a DNSProvider or ClusterDNSProvider says.
+    /// The ways to publish that the spec asks for; or why there is one missing.
+    pub(crate) async fn publishers(&self, domain: &MailDomain) -> Way<Publishers> {
+        let own = match self.publisher(domain).await? {
+            Ok(own) => own,
+            Err(findings) => return Ok(Err(findings)),
+        };
+        Ok(self.target_publisher(domain).await?.map(|target| Publishers { own, target }))
+    }
+
+    /// The way to publish in the zone that selectors lead into; nothing where they do not.
+    async fn target_publisher(&self, domain: &MailDomain) -> Way<Option<Publisher>> {
+        let Some(delegation) = domain.spec.dkim.as_ref().and_then(Dkim::delegated) else {
+            return Ok(Ok(None));
+        };
+        match &delegation.provider_ref {
+            Some(provider) => {
+                let namespace = domain.namespace().unwrap_or_default();
+                self.provider(domain, provider, &namespace, &delegation.base(&domain.spec.domain)).await
+            }
+            None if mode(domain) == DnsMode::Manual => {
+                let text =
+                    "dkim.delegation in mode Manual needs a providerRef: what publishes in targetZone?";
+                refuse(Reason::InvalidSpec, text)
+            }
+            None => self.publisher(domain).await,
+        }
+    }
+
+    /// The way that a DNSProvider or ClusterDNSProvider says, for a name and what is below it.
     async fn provider(
         &self,
         domain: &MailDomain,
         provider: &ProviderRef,
         namespace: &str,
+        for_name: &str,
     ) -> Way<Option<Publisher>> {
         let name = &provider.name;
         let found = match provider.kind {
@@ -156,9 +209,9 @@ impl Context {
             ProviderKind::ClusterDNSProvider => {
                 let api: Api<ClusterDNSProvider> = Api::all(self.client.clone());
                 let found = api.get_opt(name).await.map_err(Error::kube("reading a ClusterDNSProvider"))?;
-                if found.as_ref().is_some_and(|one| !one.spec.permits(namespace, &domain.spec.domain)) {
+                if found.as_ref().is_some_and(|one| !one.spec.permits(namespace, for_name)) {
                     let text = format!(
-                        "the ClusterDNSProvider {name} is not for this domain, or not for this namespace"
+                        "the ClusterDNSProvider {name} is not for {for_name}, or not for this namespace"
                     );
                     return refuse(Reason::ProviderNotAllowed, text);
                 }
@@ -172,10 +225,15 @@ impl Context {
             return refuse(Reason::ProviderNotFound, format!("there is no {:?} {name}", provider.kind));
         };
         let place = format!("{:?} {name}", provider.kind);
-        match (&way.rfc2136, &way.cloudflare) {
-            (Some(spec), None) => self.rfc2136(domain, spec, &format!("{place}: rfc2136"), &secrets).await,
-            (None, Some(spec)) => {
+        match (&way.rfc2136, &way.cloudflare, &way.route53) {
+            (Some(spec), None, None) => {
+                self.rfc2136(domain, spec, &format!("{place}: rfc2136"), &secrets).await
+            }
+            (None, Some(spec), None) => {
                 self.cloudflare(domain, spec, &format!("{place}: cloudflare"), &secrets).await
+            }
+            (None, None, Some(spec)) => {
+                self.route53(domain, spec, &format!("{place}: route53"), &secrets).await
             }
             _ => refuse(Reason::InvalidSpec, format!("the {place} does not say just one way to publish")),
         }
@@ -227,6 +285,35 @@ impl Context {
             Ok(publisher) => Ok(Ok(Some(Publisher::Cloudflare(Box::new(publisher))))),
             Err(error) => refuse(Reason::InvalidSpec, format!("{place}: {error}")),
         }
+    }
+
+    async fn route53(
+        &self,
+        domain: &MailDomain,
+        spec: &Route53Spec,
+        place: &str,
+        namespace: &str,
+    ) -> Way<Option<Publisher>> {
+        let (store, name) = (KeyStore::new(&self.client, namespace), &spec.access_key_secret_ref.name);
+        let mut values = store.secret_texts(name).await?;
+        let mut value = |key: &str| values.remove(key).filter(|text| !text.expose_secret().is_empty());
+        let (Some(key_id), Some(secret)) = (value("access-key-id"), value("secret-access-key")) else {
+            let text = format!(
+                "{place}.accessKeySecretRef: the Secret {name} has no keys \"access-key-id\" and \
+                \"secret-access-key\", or is not there"
+            );
+            return refuse(Reason::CredentialsMissing, text);
+        };
+        let access = Access {
+            key_id: key_id.expose_secret().to_owned(),
+            secret,
+            session: value("session-token"),
+            region: spec.region.clone(),
+            zone_id: spec.hosted_zone_id.clone(),
+            endpoint: spec.endpoint.clone(),
+        };
+        let publisher = Route53::new(access, domain.uid().unwrap_or_default());
+        Ok(Ok(Some(Publisher::Route53(Box::new(publisher)))))
     }
 
     /// Cuts the objects for external-dns loose from a MailDomain that goes, so that they stay.

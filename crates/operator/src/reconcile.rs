@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domains::types::{DnsMode, MailDomain, RecordPolicy, RecordState, Stage};
+use domains::types::{Dkim, DnsMode, MailDomain, RecordPolicy, RecordState, Stage};
 use futures::future::join_all;
 use jiff::Timestamp;
 use kube::runtime::events::{Event, EventType, Recorder};
@@ -16,12 +16,14 @@ use tracing::{Instrument, Span, info_span};
 use crate::contests::{Contests, LIMIT};
 use crate::error::Error;
 use crate::keypair;
-use crate::keys::{Action, Key, Orders, Seen, plan, selector};
-use crate::observe::{Authorities, Observation, Observer};
-use crate::publisher::{Applied, Publisher};
-use crate::record::{Record, challenge, desired};
+use crate::keys::{Action, Key, Orders, Pace, plan};
+use crate::observe::{Authorities, Observation, Observer, Zones, is_below};
+use crate::placement::{pinned, place, shown};
+use crate::publisher::{Applied, Publisher, Publishers};
+use crate::record::{Record, challenge, desired, ttl};
 use crate::status::{Findings, Reason, mode, selector_of};
 use crate::store::{KeyStore, StoredKey};
+use crate::tlsa::Rollovers;
 use crate::update::Change;
 
 /// Asks for new keys: set it to another value for each rotation.
@@ -49,6 +51,8 @@ pub(crate) struct Context {
     pub(crate) failures: std::sync::Mutex<HashMap<String, u32>>,
     /// Records that something else keeps changing back.
     pub(crate) contests: Contests,
+    /// Keys of certificates that come after others.
+    pub(crate) rollovers: Rollovers,
 }
 
 /// What came of a reconciliation, and when it is to be looked again.
@@ -89,35 +93,35 @@ impl Context {
         if is_claimed_by_another(domain, &self.domains.state()) {
             return Ok(settled(Findings { conflict: true, ..Findings::default() }));
         }
-        let publisher = match self.publisher(domain).await? {
-            Ok(publisher) => publisher,
+        let publishers = match self.publishers(domain).await? {
+            Ok(publishers) => publishers,
             Err(findings) => return Ok(Outcome { findings, again: interval.min(LONGEST) }),
         };
         let store = self.key_store(domain);
         let mut keys = store.list(domain).await?;
-        let authorities = match self.observer.authorities(&domain.spec).await {
-            Ok(authorities) => authorities,
+        let zones = match self.observer.zones(&domain.spec).await {
+            Ok(zones) => zones,
             Err(error) => {
                 let lookup_failed = Some(told(&error));
                 let findings = Findings { keys, lookup_failed, ..Findings::default() };
                 return Ok(Outcome { findings, again: LONGEST });
             }
         };
-        let proof = self.proof(domain, &authorities).await;
+        let proof = self.proof(domain, &zones.own).await;
         if let Some(unproven) = proof.iter().find(|(_, seen)| seen.state != RecordState::Verified) {
             let records = vec![unproven.clone()];
             let findings = Findings { keys, records, proof, ..Findings::default() };
             return Ok(Outcome { findings, again: interval.min(LONGEST) });
         }
-        let look = self.look(domain, &authorities, &keys);
-        let seen = look.instrument(info_span!("look", dns.zone = %authorities.zone)).await;
+        let look = self.look(domain, &zones, &keys);
+        let mut seen = look.instrument(info_span!("look", dns.zone = %zones.own.zone)).await;
+        let pins = self.look_at_tlsa(domain, &zones).await?;
+        seen.extend(pins.records);
         let mut publish_failed = None;
         if !domain.spec.suspend {
-            let turn = self.turn_keys(domain, &store, &mut keys, &seen, authorities.negative_ttl);
+            let turn = self.turn_keys(domain, &store, &mut keys, &seen, zones.negative_ttl());
             let gone = turn.instrument(info_span!("keys")).await?;
-            if let Some(publisher) = &publisher {
-                publish_failed = self.publish(domain, publisher, &authorities, &keys, &gone, &seen).await;
-            }
+            publish_failed = self.publish(domain, &publishers, &zones, &keys, &gone, &seen).await;
             if publish_failed.is_none() {
                 for key in &gone {
                     store.forget(key).await?;
@@ -125,12 +129,13 @@ impl Context {
                 keys.retain(|key| gone.iter().all(|gone| gone.key.selector != key.key.selector));
             }
         }
-        let again = again(domain, &keys, &seen, publish_failed.is_some(), interval);
+        let again = again(domain, &keys, &seen, publish_failed.is_some() || pins.waiting, interval);
         let suspended = domain.spec.suspend;
         Ok(Outcome {
             findings: Findings {
                 keys,
                 records: seen,
+                tlsa: pins.state,
                 proof,
                 publish_failed,
                 suspended,
@@ -155,11 +160,11 @@ impl Context {
     async fn look(
         &self,
         domain: &MailDomain,
-        authorities: &Authorities,
+        zones: &Zones,
         keys: &[StoredKey],
     ) -> Vec<(Record, Observation)> {
         let records = records_of(domain, keys);
-        let looks = records.iter().map(|record| self.observer.look(authorities, record));
+        let looks = records.iter().map(|record| self.observer.look(zones.of(record), record));
         let seen = join_all(looks).await;
         records.into_iter().zip(seen).collect()
     }
@@ -174,33 +179,31 @@ impl Context {
         negative_ttl: Duration,
     ) -> Result<Vec<StoredKey>, Error> {
         let Some(dkim) = &domain.spec.dkim else { return Ok(Vec::new()) };
-        let shown = |wanted: &str| {
-            let found =
-                seen.iter().find(|(record, _)| selector_of(record, &domain.spec.domain) == Some(wanted));
-            match found.map(|(_, observation)| observation.state) {
-                Some(RecordState::Verified) => Seen::Yes,
-                Some(RecordState::Unknown) => Seen::Unknown,
-                _ => Seen::No,
-            }
-        };
         let plain: Vec<Key> = keys.iter().map(|stored| stored.key.clone()).collect();
-        let settled = dkim.rotation.min_propagation.max(negative_ttl);
-        let automatic = mode(domain) != DnsMode::Manual;
+        let shown = |wanted: &str| shown(wanted, &plain, seen);
+        let ttl = ttl(&domain.spec);
+        let reused = dkim.delegated().map_or(Duration::ZERO, |_| ttl);
+        let pace = Pace {
+            settled: dkim.rotation.min_propagation.max(negative_ttl).max(reused),
+            ttl,
+            automatic: mode(domain) != DnsMode::Manual || dkim.delegated().is_some(),
+        };
         let now = Timestamp::now();
         let orders = self.orders(domain, &plain);
-        let actions = plan(now, dkim, settled, automatic, &plain, shown, &orders);
+        let actions = plan(now, dkim, pace, &plain, shown, &orders);
         let mut gone = Vec::new();
         for action in actions {
             match action {
                 Action::Generate(algorithm) => {
-                    let taken: Vec<&str> = keys.iter().map(|stored| stored.key.selector.as_str()).collect();
-                    let selector = selector(&dkim.selector_template, algorithm, now, &taken);
+                    let Some((selector, target)) = place(domain, dkim, algorithm, keys, &orders, seen) else {
+                        continue;
+                    };
                     let bits = dkim.rsa_bits;
                     let made = tokio::task::spawn_blocking(move || keypair::generate(algorithm, bits)).await;
                     let pem = made.map_err(|_| keypair::KeyPairError::Generate("new"))??;
                     let (since, created) = (now, now);
                     let stage = Stage::Generated;
-                    let key = Key { selector, algorithm, stage, since, created, missed: 0, turn: 0 };
+                    let key = Key { selector, algorithm, stage, since, created, missed: 0, turn: 0, target };
                     self.tell(domain, "KeyGenerated", format!("the key {} was made", key.selector)).await;
                     let span = stage_span(&key.selector, stage);
                     keys.push(store.create(domain, key, &pem).instrument(span).await?);
@@ -256,26 +259,48 @@ impl Context {
         orders
     }
 
-    /// Publishes what is managed; what went wrong, in words.
+    /// Publishes what is managed, in each zone; what went wrong, in words.
     async fn publish(
         &self,
         domain: &MailDomain,
-        publisher: &Publisher,
-        authorities: &Authorities,
+        publishers: &Publishers,
+        zones: &Zones,
         keys: &[StoredKey],
         gone: &[StoredKey],
         seen: &[(Record, Observation)],
     ) -> Option<(Reason, String)> {
-        let records = records_of(domain, keys);
+        let mut records = records_of(domain, keys);
+        records.extend(pinned(seen));
         let is_gone = |record: &Record| {
-            let selector = selector_of(record, &domain.spec.domain);
-            gone.iter().any(|key| selector == Some(key.key.selector.as_str()))
+            record.values.is_empty()
+                || gone.iter().any(|key| selector_of(record) == Some(key.key.selector.as_str()))
         };
-        let changes: Vec<Change<'_>> = records
-            .iter()
-            .filter(|record| record.purpose.policy(&domain.spec) == RecordPolicy::Manage)
+        let managed =
+            records.iter().filter(|record| record.purpose.policy(&domain.spec) == RecordPolicy::Manage);
+        let (target, own): (Vec<_>, Vec<_>) = managed
             .map(|record| Change { record, remove: is_gone(record) })
-            .collect();
+            .partition(|change| zones.is_delegated(change.record));
+        let mut failed = None;
+        if let Some(publisher) = &publishers.own {
+            let at = (zones.own.zone.as_str(), domain.spec.domain.as_str());
+            failed = self.publish_at(domain, publisher, at, own, seen).await;
+        }
+        if let (Some(publisher), Some((base, authorities))) = (&publishers.target, &zones.target) {
+            let at = (authorities.zone.as_str(), base.as_str());
+            failed = failed.or(self.publish_at(domain, publisher, at, target, seen).await);
+        }
+        failed
+    }
+
+    /// Publishes in one zone what lies below a name.
+    async fn publish_at(
+        &self,
+        domain: &MailDomain,
+        publisher: &Publisher,
+        (zone, base): (&str, &str),
+        changes: Vec<Change<'_>>,
+        seen: &[(Record, Observation)],
+    ) -> Option<(Reason, String)> {
         let (uid, now) = (domain.uid().unwrap_or_default(), Timestamp::now());
         let (contested, changes): (Vec<_>, Vec<_>) = changes
             .into_iter()
@@ -290,13 +315,13 @@ impl Context {
             "update",
             otel.kind = "client",
             otel.status_code = Empty,
-            dns.zone = %authorities.zone,
+            dns.zone = %zone,
             dns.changed = Empty,
         );
         let applied = match publisher.is_metered() && changes.iter().all(shown) {
             true => Ok(Applied::default()),
             false => {
-                let applying = publisher.apply(&authorities.zone, &domain.spec.domain, &changes);
+                let applying = publisher.apply(zone, base, &changes);
                 applying.instrument(span.clone()).await
             }
         };
@@ -357,22 +382,33 @@ impl Context {
     }
 
     async fn withdraw(&self, domain: &MailDomain, keys: &[StoredKey]) -> Result<(), String> {
-        let publisher = match self.publisher(domain).await.map_err(|error| told(&error))? {
-            Ok(Some(publisher)) => publisher,
-            Ok(None) => return Ok(()),
+        let publishers = match self.publishers(domain).await.map_err(|error| told(&error))? {
+            Ok(publishers) if publishers.are_none() => return Ok(()),
+            Ok(publishers) => publishers,
             Err(findings) => return Err(findings.refused.map(|(_, text)| text).unwrap_or_default()),
         };
-        let authorities = self.observer.authorities(&domain.spec).await.map_err(|error| told(&error))?;
-        let proof = self.proof(domain, &authorities).await;
+        let zones = self.observer.zones(&domain.spec).await.map_err(|error| told(&error))?;
+        let proof = self.proof(domain, &zones.own).await;
         if proof.is_some_and(|(_, seen)| seen.state != RecordState::Verified) {
             return Err("the domain's ownership is not proven".to_owned());
         }
-        let records = records_of(domain, keys);
+        let mut records = records_of(domain, keys);
+        let pins = self.look_at_tlsa(domain, &zones).await.map_err(|error| told(&error))?;
+        records.extend(pins.records.into_iter().map(|(record, _)| record));
         let managed =
             records.iter().filter(|record| record.purpose.policy(&domain.spec) == RecordPolicy::Manage);
-        let changes: Vec<Change<'_>> = managed.map(|record| Change { record, remove: true }).collect();
-        let applied = publisher.apply(&authorities.zone, &domain.spec.domain, &changes).await;
-        applied.map(drop).map_err(|error| told(&error))
+        let (target, own): (Vec<_>, Vec<_>) = managed
+            .map(|record| Change { record, remove: true })
+            .partition(|change| zones.is_delegated(change.record));
+        if let Some(publisher) = &publishers.own {
+            let applied = publisher.apply(&zones.own.zone, &domain.spec.domain, &own).await;
+            applied.map_err(|error| told(&error))?;
+        }
+        if let (Some(publisher), Some((base, authorities))) = (&publishers.target, &zones.target) {
+            let applied = publisher.apply(&authorities.zone, base, &target).await;
+            applied.map_err(|error| told(&error))?;
+        }
+        Ok(())
     }
 
     async fn tell(&self, domain: &MailDomain, reason: &str, note: String) {
@@ -399,9 +435,15 @@ impl Context {
     }
 }
 
-/// The records of a domain with its keys as they stand.
+/// The records of a domain with its keys as they stand, but those in a zone that the spec does not name any more.
 fn records_of(domain: &MailDomain, keys: &[StoredKey]) -> Vec<Record> {
-    let shown = keys.iter().filter(|stored| stored.key.stage > Stage::Generated);
+    let base = domain.spec.dkim.as_ref().and_then(Dkim::delegated).map(|one| one.base(&domain.spec.domain));
+    let is_reached = |stored: &&StoredKey| match (&stored.key.target, &base) {
+        (Some(target), Some(base)) => is_below(target, base),
+        (Some(_), None) => false,
+        (None, _) => true,
+    };
+    let shown = keys.iter().filter(|stored| stored.key.stage > Stage::Generated).filter(is_reached);
     let published: Vec<_> = shown.map(StoredKey::published).collect();
     desired(&domain.spec, &published)
 }

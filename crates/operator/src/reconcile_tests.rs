@@ -23,6 +23,7 @@ fn active_for(time: Duration) -> StoredKey {
         created: since,
         missed: 0,
         turn: 0,
+        target: None,
     };
     StoredKey { key, object: "s".to_owned(), public_key: None }
 }

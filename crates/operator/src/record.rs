@@ -1,9 +1,11 @@
 //! The DNS records that a domain should have. Pure: a spec and the keys give the records.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use domains::Algorithm;
-use domains::types::{MailDomainSpec, RecordPolicy};
+use domains::types::{Dkim, MailDomainSpec, RecordPolicy};
 use sha2::{Digest, Sha256};
 
 /// Time to live where the spec gives none, in seconds.
@@ -14,6 +16,10 @@ const TXT_STRING: usize = 255;
 /// What the text that proves ownership begins with.
 const CHALLENGE: &str = "packetboat-challenge=";
 
+/// What the TLSA records begin with that a key's digest follows: the domain issues the certificate (3), the key
+/// counts (1), as SHA-256 (1).
+pub const PIN: &str = "3 1 1 ";
+
 /// What a record is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Purpose {
@@ -23,28 +29,45 @@ pub enum Purpose {
     Spf,
     /// A signing key (RFC 6376 §3.6.1).
     Dkim,
+    /// That the keys of a selector lie in another zone.
+    DkimCname,
     /// What is to be done about mail that fails (RFC 9989).
     Dmarc,
     /// That there is an MTA-STS policy (RFC 8461 §3.1).
     MtaSts,
     /// Where TLS reports go (RFC 8460 §3).
     TlsRpt,
+    /// The key of a mail host's certificate (RFC 7672).
+    Tlsa,
     /// That whoever declares the domain may change its DNS.
     Ownership,
 }
 
 impl Purpose {
-    /// Its key in `spec.dns.records`.
+    /// Its name in a status; but for `dkimCname`, which goes with `dkim`, its key in `spec.dns.records`.
     #[must_use]
     pub fn key(self) -> &'static str {
         match self {
             Self::Mx => "mx",
             Self::Spf => "spf",
             Self::Dkim => "dkim",
+            Self::DkimCname => "dkimCname",
             Self::Dmarc => "dmarc",
             Self::MtaSts => "mtaSts",
             Self::TlsRpt => "tlsRpt",
+            Self::Tlsa => "tlsa",
             Self::Ownership => "ownership",
+        }
+    }
+
+    /// The type of its records.
+    #[must_use]
+    pub fn record_type(self) -> &'static str {
+        match self {
+            Self::Mx => "MX",
+            Self::DkimCname => "CNAME",
+            Self::Tlsa => "TLSA",
+            _ => "TXT",
         }
     }
 
@@ -52,17 +75,21 @@ impl Purpose {
     /// others, is compared only.
     #[must_use]
     pub fn policy(self, spec: &MailDomainSpec) -> RecordPolicy {
-        if self == Self::Ownership {
-            return RecordPolicy::Verify;
+        match self {
+            Self::Ownership => return RecordPolicy::Verify,
+            Self::DkimCname => return Self::Dkim.policy(spec),
+            _ => {}
         }
         let given = spec.dns.as_ref().and_then(|dns| dns.records.get(self.key()).copied());
         given.unwrap_or(match self {
             Self::Mx | Self::Spf | Self::Ownership => RecordPolicy::Verify,
-            Self::Dkim | Self::Dmarc | Self::MtaSts | Self::TlsRpt => RecordPolicy::Manage,
+            Self::Dkim | Self::DkimCname | Self::Dmarc | Self::MtaSts | Self::TlsRpt | Self::Tlsa => {
+                RecordPolicy::Manage
+            }
         })
     }
 
-    /// Whether a TXT value is one of these; others at the same name are none of ours.
+    /// Whether a value is one of these; others at the same name are none of ours.
     #[must_use]
     pub fn is_one(self, value: &str) -> bool {
         let begins = |prefix: &str| {
@@ -70,11 +97,12 @@ impl Purpose {
             value.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
         };
         match self {
-            Self::Mx | Self::Dkim => true,
+            Self::Mx | Self::Dkim | Self::DkimCname => true,
             Self::Spf => begins("v=spf1") && value.trim_start()[6..].chars().next().is_none_or(|c| c == ' '),
             Self::Dmarc => begins("v=DMARC1"),
             Self::MtaSts => begins("v=STSv1"),
             Self::TlsRpt => begins("v=TLSRPTv1"),
+            Self::Tlsa => begins(PIN),
             Self::Ownership => begins(CHALLENGE),
         }
     }
@@ -89,15 +117,16 @@ pub struct Record {
     pub name: String,
     /// Time to live, in seconds.
     pub ttl: u32,
-    /// The values: of TXT the whole text, of MX `PREFERENCE HOST` without a dot at the end.
+    /// The values: of TXT the whole text, of MX `PREFERENCE HOST` and of CNAME the host, without a dot at the end; of
+    /// TLSA the three numbers and the digest in lower case. Without any the record set is to go.
     pub values: Vec<String>,
 }
 
 impl Record {
-    /// `TXT` or `MX`.
+    /// `TXT`, `MX`, `CNAME` or `TLSA`.
     #[must_use]
     pub fn record_type(&self) -> &'static str {
-        if self.purpose == Purpose::Mx { "MX" } else { "TXT" }
+        self.purpose.record_type()
     }
 
     /// The lines to paste into a zone (RFC 1035 §5); long texts are split as TXT records must be.
@@ -105,7 +134,8 @@ impl Record {
     pub fn zone_lines(&self) -> Vec<String> {
         let line = |value: &String| {
             let data = match self.purpose {
-                Purpose::Mx => format!("{value}."),
+                Purpose::Mx | Purpose::DkimCname => format!("{value}."),
+                Purpose::Tlsa => value.clone(),
                 _ => quoted(value),
             };
             format!("{}. {} IN {} {data}", self.name, self.ttl, self.record_type())
@@ -114,15 +144,38 @@ impl Record {
     }
 }
 
+/// The time to live of a domain's records, in seconds.
+fn ttl_seconds(spec: &MailDomainSpec) -> u32 {
+    spec.dns.as_ref().and_then(|dns| dns.ttl).unwrap_or(TTL)
+}
+
+/// The time to live of a domain's records.
+#[must_use]
+pub fn ttl(spec: &MailDomainSpec) -> Duration {
+    Duration::from_secs(ttl_seconds(spec).into())
+}
+
 /// The record that proves that who made the object of this UID may change the domain's DNS.
 #[must_use]
 pub fn challenge(spec: &MailDomainSpec, uid: &str) -> Record {
     Record {
         purpose: Purpose::Ownership,
         name: format!("_packetboat-challenge.{}", spec.domain),
-        ttl: spec.dns.as_ref().and_then(|dns| dns.ttl).unwrap_or(TTL),
+        ttl: ttl_seconds(spec),
         values: vec![format!("{CHALLENGE}{uid}")],
     }
+}
+
+/// The name of the TLSA records of a mail host (RFC 7672 §2.2.3).
+#[must_use]
+pub fn tlsa_name(host: &str) -> String {
+    format!("_25._tcp.{host}")
+}
+
+/// The TLSA records of a mail host.
+#[must_use]
+pub fn tlsa_record(spec: &MailDomainSpec, host: &str, values: Vec<String>) -> Record {
+    Record { purpose: Purpose::Tlsa, name: tlsa_name(host), ttl: ttl_seconds(spec), values }
 }
 
 /// A text as the character-strings of a TXT record.
@@ -140,6 +193,23 @@ pub(crate) fn quoted(text: &str) -> String {
     txt_strings(text).into_iter().map(escaped).collect::<Vec<_>>().join(" ")
 }
 
+/// The text of character-strings, quoted as zone files have them or as they are.
+pub(crate) fn unquoted(content: &str) -> String {
+    if !content.starts_with('"') {
+        return content.to_owned();
+    }
+    let (mut text, mut inside, mut octets) = (String::new(), false, content.chars());
+    while let Some(octet) = octets.next() {
+        match octet {
+            '"' => inside = !inside,
+            '\\' if inside => text.extend(octets.next()),
+            other if inside => text.push(other),
+            _ => {}
+        }
+    }
+    text
+}
+
 /// A key as it is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishedKey {
@@ -149,12 +219,14 @@ pub struct PublishedKey {
     pub algorithm: Algorithm,
     /// The public key in base64, as `p=` has it; nothing when it is revoked.
     pub public_key: Option<String>,
+    /// The name of its record, where the selector is a CNAME.
+    pub target: Option<String>,
 }
 
 /// The records that a domain should have.
 #[must_use]
 pub fn desired(spec: &MailDomainSpec, keys: &[PublishedKey]) -> Vec<Record> {
-    let ttl = spec.dns.as_ref().and_then(|dns| dns.ttl).unwrap_or(TTL);
+    let ttl = ttl_seconds(spec);
     let record = |purpose, name: String, values| Record { purpose, name, ttl, values };
     let domain = &spec.domain;
     let mut records = Vec::new();
@@ -169,8 +241,15 @@ pub fn desired(spec: &MailDomainSpec, keys: &[PublishedKey]) -> Vec<Record> {
         let text = terms.chain([spf.all.as_str()]).collect::<Vec<_>>().join(" ");
         records.push(record(Purpose::Spf, domain.clone(), vec![text]));
     }
+    if let Some(delegation) = spec.dkim.as_ref().and_then(Dkim::delegated) {
+        let base = delegation.base(domain);
+        for selector in delegation.selectors() {
+            let target = format!("{selector}.{base}");
+            records.push(record(Purpose::DkimCname, format!("{selector}._domainkey.{domain}"), vec![target]));
+        }
+    }
     for key in keys {
-        let name = format!("{}._domainkey.{domain}", key.selector);
+        let name = key.target.clone().unwrap_or_else(|| format!("{}._domainkey.{domain}", key.selector));
         records.push(record(Purpose::Dkim, name, vec![dkim_text(key)]));
     }
     if let Some(dmarc) = &spec.dmarc {
@@ -264,6 +343,7 @@ mod tests {
             selector: "rsa1".to_owned(),
             algorithm: Algorithm::RsaSha256,
             public_key: Some("x".repeat(392)),
+            target: None,
         };
         let revoked = PublishedKey { selector: "old".to_owned(), public_key: None, ..key.clone() };
         let lines: Vec<String> =
@@ -281,6 +361,27 @@ mod tests {
         );
         assert!(lines[5].starts_with("_mta-sts.example.com. 300 IN TXT \"v=STSv1; id="));
         assert_eq!(lines[6], "_smtp._tls.example.com. 300 IN TXT \"v=TLSRPTv1; rua=mailto:t@example.com\"");
+    }
+
+    #[test]
+    fn delegated_selectors_are_cnames_to_where_the_keys_are() {
+        let spec = spec(serde_json::json!({
+            "domain": "example.com",
+            "dkim": {"delegation": {"cname": true, "targetZone": "dkim.example.net", "slots": 3}},
+        }));
+        let key = PublishedKey {
+            selector: "s2".to_owned(),
+            algorithm: Algorithm::Ed25519Sha256,
+            public_key: Some("x".to_owned()),
+            target: Some("s2.example.com.dkim.example.net".to_owned()),
+        };
+        let lines: Vec<String> = desired(&spec, &[key]).iter().flat_map(Record::zone_lines).collect();
+        let cname = |slot: u8| {
+            format!("s{slot}._domainkey.example.com. 300 IN CNAME s{slot}.example.com.dkim.example.net.")
+        };
+        assert_eq!(lines[..3], [cname(1), cname(2), cname(3)]);
+        let key = "s2.example.com.dkim.example.net. 300 IN TXT \"v=DKIM1; k=ed25519; p=x\"";
+        assert_eq!(lines[3..], [key]);
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! What a reconciliation found, as conditions. Pure.
 
 use domains::types::{
-    DkimStatus, DnsMode, KeyStatus, MailDomain, MailDomainStatus, RecordPolicy, RecordState, RecordStatus,
-    Stage,
+    Dkim, DkimStatus, DnsMode, KeyStatus, MailDomain, MailDomainStatus, RecordPolicy, RecordState,
+    RecordStatus, Stage,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::observe::Observation;
 use crate::record::{Purpose, Record};
+use crate::signed::Security;
 use crate::store::StoredKey;
+use crate::tlsa::PinState;
 
 /// Why a condition is as it is: a closed list, explained in `docs/maildomain.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,10 @@ pub(crate) enum Reason {
     Verified,
     Missing,
     Drifted,
+    CertificateMissing,
+    NoHost,
+    NoDNSSEC,
+    KeyMismatch,
     RecordConflict,
     DNSActionRequired,
     LookupFailed,
@@ -70,6 +76,8 @@ pub(crate) struct Findings {
     pub(crate) keys: Vec<StoredKey>,
     /// Every record that should be, with what was seen of it.
     pub(crate) records: Vec<(Record, Observation)>,
+    /// How TLSA records stand, where they are asked for.
+    pub(crate) tlsa: Option<PinState>,
     /// The record that proves ownership, where that is asked for.
     pub(crate) proof: Option<(Record, Observation)>,
     /// Why it could not be looked.
@@ -172,7 +180,8 @@ impl Findings {
             finding("Stalled", stalled, stall, ""),
             finding("Ready", ready, if ready { Reason::Ready } else { reason.or(Reason::NotReady) }, message),
         ];
-        [accepted, claimed].into_iter().chain(proven).chain([dkim, published, verified]).chain(last).collect()
+        let found = [accepted, claimed].into_iter().chain(proven).chain([dkim, published, verified]);
+        found.chain(self.tlsa_ready(domain)).chain(last).collect()
     }
 
     /// Whether ownership is proven; nothing where that is not asked for.
@@ -224,11 +233,82 @@ impl Findings {
         }
     }
 
+    /// What a person is to publish of one kind.
+    fn to_publish(&self, domain: &MailDomain, purpose: Purpose) -> String {
+        let wanted = self.records.iter().filter(|(record, seen)| {
+            record.purpose == purpose && seen.state != RecordState::Verified && is_by_hand(domain, record)
+        });
+        let (gone, wanted): (Vec<_>, Vec<_>) = wanted.partition(|(record, _)| record.values.is_empty());
+        if let (Some((record, _)), true) = (gone.first(), wanted.is_empty()) {
+            return format!("remove: {} {}", record.name, record.record_type());
+        }
+        let lines: Vec<String> = wanted.iter().flat_map(|(record, _)| record.zone_lines()).collect();
+        format!("publish: {}", lines.join(" and "))
+    }
+
+    /// How TLSA records stand; nothing where they are not asked for.
+    fn tlsa_ready(&self, domain: &MailDomain) -> Option<Finding> {
+        const KIND: &str = "TLSAReady";
+        let unknown = |message: String| Finding {
+            kind: KIND,
+            status: "Unknown",
+            reason: Reason::LookupFailed,
+            message,
+        };
+        let (current, security, outside) = match self.tlsa.as_ref()? {
+            PinState::NoCertificate(why) => {
+                return Some(finding(KIND, false, Reason::CertificateMissing, why.clone()));
+            }
+            PinState::NoHost => {
+                let text = "no host of mx lies below the domain: their TLSA records are for whoever has the domain they lie in";
+                return Some(finding(KIND, false, Reason::NoHost, text));
+            }
+            PinState::Pinned { current, security, outside } => (current, security, outside),
+        };
+        let records = self.records.iter().filter(|(record, _)| record.purpose == Purpose::Tlsa);
+        let wrong = |(record, seen): &(Record, Observation)| match seen.state {
+            RecordState::Unknown => {
+                Some(unknown(format!("a name server does not answer for {} TLSA", record.name)))
+            }
+            _ if record.values.is_empty() || seen.shown.contains(current) => None,
+            RecordState::Missing if is_by_hand(domain, record) => {
+                let text = self.to_publish(domain, Purpose::Tlsa);
+                Some(finding(KIND, false, Reason::DNSActionRequired, text))
+            }
+            RecordState::Missing => {
+                Some(finding(KIND, false, Reason::Missing, format!("{} TLSA is not there", record.name)))
+            }
+            RecordState::Verified => None,
+            _ => {
+                let text = format!(
+                    "{} TLSA says {}, which is not the key of the certificate: who checks it sends no mail",
+                    record.name,
+                    seen.observed.join(" and ")
+                );
+                Some(finding(KIND, false, Reason::KeyMismatch, text))
+            }
+        };
+        if let Some(wrong) = records.clone().find_map(wrong) {
+            return Some(wrong);
+        }
+        Some(match security {
+            Security::Unknown(why) => unknown(why.clone()),
+            Security::Unsigned(why) => finding(KIND, false, Reason::NoDNSSEC, why.clone()),
+            Security::Signed => {
+                let mut text = format!("the keys of {} hosts are pinned", records.count());
+                if !outside.is_empty() {
+                    text.push_str(&format!("; not below the domain: {}", outside.join(", ")));
+                }
+                finding(KIND, true, Reason::Verified, text)
+            }
+        })
+    }
+
     fn published(&self, domain: &MailDomain) -> Finding {
         const KIND: &str = "DNSPublished";
         match (&self.publish_failed, mode(domain)) {
             (Some((reason, why)), _) => finding(KIND, false, *reason, why.clone()),
-            (None, DnsMode::Manual) => {
+            (None, DnsMode::Manual) if !is_delegated(domain) => {
                 finding(KIND, true, Reason::NotManaged, "a person publishes: see status.records")
             }
             (None, DnsMode::ExternalDNS) => {
@@ -259,8 +339,7 @@ impl Findings {
             );
         };
         let what = format!("{} {}", record.name, record.record_type());
-        let by_hand =
-            mode(domain) == DnsMode::Manual || record.purpose.policy(&domain.spec) == RecordPolicy::Verify;
+        let by_hand = is_by_hand(domain, record);
         let there = seen.observed.join(" and ");
         match seen.state {
             RecordState::Unknown => unknown(format!("a name server does not answer for {what}")),
@@ -268,8 +347,7 @@ impl Findings {
                 finding(KIND, false, Reason::RecordConflict, format!("{what}: {there} stand there; one may"))
             }
             _ if by_hand => {
-                let text = format!("publish: {}", record.zone_lines().join(" and "));
-                finding(KIND, false, Reason::DNSActionRequired, text)
+                finding(KIND, false, Reason::DNSActionRequired, self.to_publish(domain, record.purpose))
             }
             RecordState::Missing => finding(KIND, false, Reason::Missing, format!("{what} is not there")),
             RecordState::Drifted | RecordState::Verified => {
@@ -290,6 +368,18 @@ pub(crate) fn mode(domain: &MailDomain) -> DnsMode {
     domain.spec.dns.as_ref().map(|dns| dns.mode).unwrap_or_default()
 }
 
+/// Whether the selectors lead into another zone.
+fn is_delegated(domain: &MailDomain) -> bool {
+    domain.spec.dkim.as_ref().and_then(Dkim::delegated).is_some()
+}
+
+/// Whether a person is to publish a record.
+fn is_by_hand(domain: &MailDomain, record: &Record) -> bool {
+    let elsewhere = is_delegated(domain) && record.purpose == Purpose::Dkim;
+    record.purpose.policy(&domain.spec) == RecordPolicy::Verify
+        || (mode(domain) == DnsMode::Manual && !elsewhere)
+}
+
 fn record_status(record: &Record, seen: &Observation) -> RecordStatus {
     RecordStatus {
         purpose: record.purpose.key().to_owned(),
@@ -301,9 +391,7 @@ fn record_status(record: &Record, seen: &Observation) -> RecordStatus {
     }
 }
 
-/// Whether a record is of a key.
-pub(crate) fn selector_of<'a>(record: &'a Record, domain: &str) -> Option<&'a str> {
-    (record.purpose == Purpose::Dkim)
-        .then(|| record.name.strip_suffix(domain)?.strip_suffix("._domainkey."))
-        .flatten()
+/// The selector of a key's record, wherever it lies.
+pub(crate) fn selector_of(record: &Record) -> Option<&str> {
+    record.name.split('.').next().filter(|_| record.purpose == Purpose::Dkim)
 }

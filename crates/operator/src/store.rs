@@ -1,7 +1,7 @@
 //! Keys in the cluster. One Secret a key, written once: only its annotations move, with the key's stage. When a
 //! key is revoked the Secret goes, and a ConfigMap keeps its name, stage and dates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use domains::types::{MailDomain, Stage};
 use domains::{ACTIVE, Algorithm, DOMAIN_ANNOTATION, SELECTOR_LABEL, STAGE_ANNOTATION};
@@ -28,6 +28,8 @@ const ALGORITHM: &str = "mail.packetboat.dev/algorithm";
 const MISSED: &str = "mail.packetboat.dev/missed";
 /// Says which of its domain's keys came to sign when.
 const TURN: &str = "mail.packetboat.dev/turn";
+/// Says where a key's record is, where its selector is a CNAME.
+const TARGET: &str = "mail.packetboat.dev/record-name";
 /// The key of a Secret under which the private key lies.
 const PRIVATE_KEY: &str = "tls.key";
 /// Who writes, for server-side apply.
@@ -49,6 +51,7 @@ impl StoredKey {
             selector: self.key.selector.clone(),
             algorithm: self.key.algorithm,
             public_key: self.public_key.clone(),
+            target: self.key.target.clone(),
         }
     }
 }
@@ -82,12 +85,13 @@ fn key_of(meta: &ObjectMeta) -> Option<Key> {
         created: time(CREATED)?,
         missed: annotations.get(MISSED).and_then(|text| text.parse().ok()).unwrap_or(0),
         turn: annotations.get(TURN).and_then(|text| text.parse().ok()).unwrap_or(0),
+        target: annotations.get(TARGET).cloned(),
     })
 }
 
 /// The metadata of a key's object.
-fn meta_of(domain: &MailDomain, key: &Key) -> ObjectMeta {
-    let annotations = [
+fn meta_of(domain: &MailDomain, key: &Key, object: &str) -> ObjectMeta {
+    let mut annotations = vec![
         (DOMAIN_ANNOTATION, domain.spec.domain.clone()),
         (STAGE_ANNOTATION, key.stage.name().to_owned()),
         (SINCE, key.since.to_string()),
@@ -96,12 +100,13 @@ fn meta_of(domain: &MailDomain, key: &Key) -> ObjectMeta {
         (MISSED, key.missed.to_string()),
         (TURN, key.turn.to_string()),
     ];
+    annotations.extend(key.target.clone().map(|target| (TARGET, target)));
     let labels = [(SELECTOR_LABEL, key.selector.as_str()), ("app.kubernetes.io/managed-by", MANAGER)];
     let own = |map: &[(&str, String)]| -> BTreeMap<String, String> {
         map.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
     };
     ObjectMeta {
-        name: Some(object_name(domain, &key.selector)),
+        name: Some(object.to_owned()),
         namespace: domain.namespace(),
         annotations: Some(own(&annotations)),
         labels: Some(labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()),
@@ -110,8 +115,13 @@ fn meta_of(domain: &MailDomain, key: &Key) -> ObjectMeta {
     }
 }
 
-fn object_name(domain: &MailDomain, selector: &str) -> String {
-    format!("dkim-{}-{selector}", domain.name_any())
+/// The name of a new key's Secret. Selectors that are CNAMEs come again, names never do.
+fn object_name(domain: &MailDomain, key: &Key) -> String {
+    let name = format!("dkim-{}-{}", domain.name_any(), key.selector);
+    match key.target {
+        Some(_) => format!("{name}-{:x}", key.created.as_second()),
+        None => name,
+    }
 }
 
 impl KeyStore {
@@ -154,8 +164,9 @@ impl KeyStore {
         for tombstone in tombstones.map_err(Error::kube("listing tombstones of keys"))? {
             if let Some(key) = key_of(&tombstone.metadata).filter(|_| ours(&tombstone.metadata)) {
                 // A crash between the two leaves both; the tombstone counts.
-                keys.retain(|other| other.key.selector != key.selector);
-                keys.push(StoredKey { key, object: tombstone.name_any(), public_key: None });
+                let object = tombstone.name_any();
+                keys.retain(|other| other.object != object);
+                keys.push(StoredKey { key, object, public_key: None });
             }
         }
         keys.sort_by(|a, b| (a.key.created, &a.key.selector).cmp(&(b.key.created, &b.key.selector)));
@@ -171,7 +182,7 @@ impl KeyStore {
     ) -> Result<StoredKey, Error> {
         let public_key = keypair::public_key(key.algorithm, pem)?;
         let secret = Secret {
-            metadata: meta_of(domain, &key),
+            metadata: meta_of(domain, &key, &object_name(domain, &key)),
             immutable: Some(true),
             data: Some(BTreeMap::from([(
                 PRIVATE_KEY.to_owned(),
@@ -186,7 +197,7 @@ impl KeyStore {
 
     /// Writes down a key's stage. One that is revoked loses its private key for good.
     pub(crate) async fn write(&self, domain: &MailDomain, stored: &mut StoredKey) -> Result<(), Error> {
-        let meta = meta_of(domain, &stored.key);
+        let meta = meta_of(domain, &stored.key, &stored.object);
         if stored.key.stage == Stage::Revoked {
             let patch = json!({
                 "apiVersion": "v1",
@@ -194,15 +205,14 @@ impl KeyStore {
                 "metadata": meta,
                 "data": {"note": "a revoked DKIM key: its record says so until this object goes"},
             });
-            let name = object_name(domain, &stored.key.selector);
+            let name = &stored.object;
             self.tombstones
-                .patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch))
+                .patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch))
                 .await
                 .map_err(Error::kube("writing the tombstone of a key"))?;
-            ignore_missing(self.secrets.delete(&name, &DeleteParams::default()).await)
+            ignore_missing(self.secrets.delete(name, &DeleteParams::default()).await)
                 .map_err(Error::kube("deleting a revoked key"))?;
             stored.public_key = None;
-            stored.object = name;
             return Ok(());
         }
         let patch = json!({"metadata": {"annotations": meta.annotations}});
@@ -235,6 +245,16 @@ impl KeyStore {
         ignore_missing(self.secrets.delete(&stored.object, &DeleteParams::default()).await)
             .map_err(Error::kube("deleting a key Secret"))?;
         self.forget(stored).await
+    }
+
+    /// All values of a Secret that are texts, without blanks around them; none when it is not there.
+    pub(crate) async fn secret_texts(&self, name: &str) -> Result<HashMap<String, SecretString>, Error> {
+        let secret = self.secrets.get_opt(name).await.map_err(Error::kube("reading a Secret"))?;
+        let data = secret.and_then(|secret| secret.data).unwrap_or_default();
+        let text = |(key, value): (String, ByteString)| {
+            Some((key, SecretString::from(std::str::from_utf8(&value.0).ok()?.trim().to_owned())))
+        };
+        Ok(data.into_iter().filter_map(text).collect())
     }
 
     /// One value of a Secret, as octets.

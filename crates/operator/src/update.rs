@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::tsig::TsigAlgorithm;
-use hickory_proto::rr::rdata::{MX, TXT};
+use hickory_proto::rr::rdata::{CNAME, MX, TLSA, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record as DnsRecord, RecordType, TSigner};
 use secrecy::{ExposeSecret, SecretSlice};
 
@@ -190,11 +190,25 @@ fn txt(text: &str) -> RData {
 }
 
 fn data(purpose: Purpose, value: &str) -> Option<RData> {
-    if purpose != Purpose::Mx {
-        return Some(txt(value));
+    match purpose {
+        Purpose::Mx => {
+            let (preference, host) = value.split_once(' ')?;
+            Some(RData::MX(MX::new(preference.parse().ok()?, name_of(host).ok()?)))
+        }
+        Purpose::DkimCname => Some(RData::CNAME(CNAME(name_of(value).ok()?))),
+        Purpose::Tlsa => tlsa(value),
+        _ => Some(txt(value)),
     }
-    let (preference, host) = value.split_once(' ')?;
-    Some(RData::MX(MX::new(preference.parse().ok()?, name_of(host).ok()?)))
+}
+
+fn tlsa(value: &str) -> Option<RData> {
+    let mut parts = value.split(' ');
+    let mut number = || parts.next()?.parse::<u8>().ok();
+    let (usage, selector, matching) = (number()?, number()?, number()?);
+    let digits = parts.next()?.as_bytes();
+    let octet = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let digest: Option<Vec<u8>> = digits.chunks(2).map(octet).collect();
+    Some(RData::TLSA(TLSA::new(usage.into(), selector.into(), matching.into(), digest?)))
 }
 
 /// An update being put together (RFC 2136 §2).

@@ -82,6 +82,22 @@ fn write_config(server: &Server, zone: &str, role: &str) -> Result<()> {
 impl Bind {
     /// Starts both with a zone of these further lines; its negative time to live is `negative_ttl` seconds.
     pub async fn start(zone: &str, negative_ttl: u32, lines: &str) -> Result<Self> {
+        Self::start_with(zone, negative_ttl, lines, "").await
+    }
+
+    /// The same, with a zone that the primary signs.
+    pub async fn start_signed(zone: &str, negative_ttl: u32, lines: &str) -> Result<Self> {
+        let this = Self::start_with(zone, negative_ttl, lines, "dnssec-policy default; key-directory \".\";")
+            .await?;
+        wait::until_true("the zone to be signed", START, async || {
+            let signed = async |server| dig(server, &["+dnssec", "SOA", zone]).await.unwrap_or_default();
+            signed(this.primary()).await.contains("SOA ") && signed(this.secondary()).await.contains("SOA ")
+        })
+        .await?;
+        Ok(this)
+    }
+
+    async fn start_with(zone: &str, negative_ttl: u32, lines: &str, policy: &str) -> Result<Self> {
         let (mut primary, mut secondary) = (Server::new()?, Server::new()?);
         let text = format!(
             "$ORIGIN {zone}.\n$TTL 60\n@ {negative_ttl} IN SOA ns1 hostmaster 1 60 60 86400 {negative_ttl}\n\
@@ -91,7 +107,7 @@ impl Bind {
         let follower = secondary.address.port();
         let role = format!(
             "type primary; file \"zone\"; allow-update {{ key {KEY_NAME}; }}; notify explicit; \
-             also-notify {{ 127.0.0.1 port {follower}; }};"
+             also-notify {{ 127.0.0.1 port {follower}; }}; {policy}"
         );
         write_config(&primary, zone, &role)?;
         let leader = primary.address.port();
@@ -142,6 +158,15 @@ impl Bind {
     /// What a server answers, a line a record, in the form of zone files; texts as they are split.
     pub async fn answer(&self, server: SocketAddr, kind: &str, name: &str) -> Result<String> {
         dig(server, &[kind, name]).await
+    }
+
+    /// The DS record of the zone's key, for the zone above.
+    pub async fn delegation_signer(&self) -> Result<String> {
+        let keys = dig(self.primary.address, &["DNSKEY", &self.zone]).await?;
+        let lines: String = keys.lines().map(|key| format!("{}. 300 IN DNSKEY {key}\n", self.zone)).collect();
+        let file = self.primary.path("dnskeys");
+        std::fs::write(&file, lines)?;
+        run("dnssec-dsfromkey", &["-2", "-T", "300", "-f", &file.to_string_lossy(), &self.zone]).await
     }
 
     /// What the primary has said so far.

@@ -8,6 +8,7 @@
 //! that stands for a process ends that process when it is dropped.
 
 pub mod bind;
+pub mod certificate;
 pub mod child;
 pub mod cloudflare;
 pub mod corpus;
@@ -25,6 +26,7 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod redis_groups;
+pub mod route53;
 pub mod smtp;
 pub mod volatile_disk;
 pub mod wait;

@@ -5,7 +5,7 @@ use comfy_table::{Table, presets};
 use dns::{AddressPolicy, MxError, Resolver};
 use serde::Serialize;
 
-use super::spf;
+use super::{pins, spf};
 use crate::command::Output;
 
 /// Nothing is sent there, so any address may be looked at.
@@ -31,18 +31,18 @@ struct Finding {
     fix: String,
 }
 
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn fine(&mut self, about: &'static str, found: impl Into<String>) {
+    pub(super) fn fine(&mut self, about: &'static str, found: impl Into<String>) {
         self.add(about, Weight::Fine, found, "");
     }
 
-    fn wrong(&mut self, about: &'static str, found: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn wrong(&mut self, about: &'static str, found: impl Into<String>, fix: impl Into<String>) {
         self.add(about, Weight::Wrong, found, fix);
     }
 
-    fn advise(&mut self, about: &'static str, found: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn advise(&mut self, about: &'static str, found: impl Into<String>, fix: impl Into<String>) {
         self.add(about, Weight::Advice, found, fix);
     }
 
@@ -70,6 +70,7 @@ pub(super) async fn run(
     }
     dmarc(resolver, &domain, &mut found).await?;
     transport(resolver, &domain, &mut found).await?;
+    pins::check(resolver, &domain, &mut found).await?;
     let wrong = found.0.iter().filter(|one| one.weight == Weight::Wrong).count();
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&found.0)?),
@@ -182,11 +183,20 @@ async fn signing_key(resolver: &Resolver, domain: &str, selector: &str, found: &
     let name = format!("{selector}._domainkey.{domain}");
     let texts = resolver.texts(&name).await.with_context(|| format!("looking for {name}"))?;
     match texts.as_slice() {
-        [] => found.wrong(
-            DKIM,
-            format!("{name} is not there"),
-            "publish the key's record, or stop signing with it",
-        ),
+        [] => match resolver.alias(&name).await.with_context(|| format!("looking for {name}"))? {
+            Some(target) => found.wrong(
+                DKIM,
+                format!("{name} leads by CNAME to {target}, where nothing is"),
+                format!(
+                    "see that whoever looks after {target} publishes the key there, or stop signing with it"
+                ),
+            ),
+            None => found.wrong(
+                DKIM,
+                format!("{name} is not there"),
+                "publish the key's record (or the CNAME that leads to it), or stop signing with it",
+            ),
+        },
         [text] => {
             let tags: Vec<&str> = text.split(';').map(str::trim).collect();
             let tag = |tag: &str| tags.iter().find_map(|one| one.strip_prefix(tag));

@@ -1,16 +1,21 @@
 //! `packetboat domain`: what a domain's DNS should say, and what it says.
 
 mod check;
+mod pins;
 mod spf;
+
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
 use dns::{DnsConfig, Resolver};
-use domains::types::{MailDomainSpec, RecordState};
-use domains::{SecretsWanted, load_folder};
+use domains::types::{MailDomainSpec, RecordPolicy, RecordState};
+use domains::{SecretsWanted, load_folder, secret_in_folder};
 use operator::keypair::public_key;
 use operator::observe::Observer;
-use operator::record::{PublishedKey, Record, desired};
+use operator::record::{PIN, PublishedKey, Purpose, Record, desired, tlsa_name, tlsa_record};
+use operator::tlsa::key_of_certificate;
+use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use crate::command::{Domain, DomainVerb, Output};
@@ -53,6 +58,16 @@ fn resolver(arguments: &Domain, settings: Option<&Settings>) -> Result<Resolver>
 struct Declared {
     spec: MailDomainSpec,
     keys: Vec<PublishedKey>,
+    /// The TLSA records of its hosts.
+    pins: Vec<Record>,
+}
+
+impl Declared {
+    fn records(&self) -> Vec<Record> {
+        let mut records = desired(&self.spec, &self.keys);
+        records.extend(self.pins.iter().cloned());
+        records
+    }
 }
 
 /// The MailDomain of a domain: from the folder, or from the cluster.
@@ -69,10 +84,11 @@ async fn declared(settings: Option<&Settings>, domain: &str) -> Result<Declared>
                 let public_key = public_key(key.algorithm, &key.private_key)
                     .with_context(|| format!("the key {} cannot be read", key.selector))?;
                 let (selector, algorithm) = (key.selector.clone(), key.algorithm);
-                Ok(PublishedKey { selector, algorithm, public_key: Some(public_key) })
+                Ok(PublishedKey { selector, algorithm, public_key: Some(public_key), target: None })
             };
             let keys = hosted.signing_keys.iter().map(publish).collect::<Result<_>>()?;
-            Ok(Declared { spec: hosted.spec.clone(), keys })
+            let pins = pins_in_folder(folder, &hosted.resource, &hosted.spec)?;
+            Ok(Declared { spec: hosted.spec.clone(), keys, pins })
         }
         DomainSource::Kubernetes { namespace } => {
             let found = operator::find(namespace.as_deref(), domain).await?;
@@ -80,18 +96,43 @@ async fn declared(settings: Option<&Settings>, domain: &str) -> Result<Declared>
                 found.with_context(|| format!("there is no MailDomain for {domain} in the cluster"))?;
             // The keys are the operator's: what they publish is in the status.
             let records = found.status.map(|status| status.records).unwrap_or_default();
-            let mut spec = found.spec;
-            spec.dkim = None;
             let keys =
                 records.iter().filter(|record| record.purpose == "dkim").filter_map(published).collect();
-            Ok(Declared { spec, keys })
+            let pins = records.iter().filter(|record| record.purpose == Purpose::Tlsa.key());
+            let pins = pins.map(|record| pinned(&found.spec, record)).collect();
+            Ok(Declared { spec: found.spec, keys, pins })
         }
     }
 }
 
+/// The TLSA records of the hosts that lie below a domain, where the folder has their certificate.
+fn pins_in_folder(folder: &Path, resource: &str, spec: &MailDomainSpec) -> Result<Vec<Record>> {
+    let Some(tlsa) = spec.tlsa.as_ref().filter(|_| Purpose::Tlsa.policy(spec) != RecordPolicy::Ignore) else {
+        return Ok(Vec::new());
+    };
+    let (namespace, name) = (resource.split('/').next().unwrap_or_default(), &tlsa.certificate_ref.name);
+    let secret = secret_in_folder(folder, namespace, name).context("the folder's Secrets cannot be used")?;
+    let certificate = secret.and_then(|mut values| values.remove("tls.crt"));
+    let digest = certificate.and_then(|pem| key_of_certificate(pem.expose_secret().as_bytes()));
+    let digest = digest.with_context(|| {
+        format!("tlsa.certificateRef: the folder has no Secret {namespace}/{name} with a certificate under tls.crt")
+    })?;
+    let hosts = spec.mx.iter().map(|mx| mx.host.trim_end_matches('.').to_ascii_lowercase());
+    let below = hosts.filter(|host| *host == spec.domain || host.ends_with(&format!(".{}", spec.domain)));
+    Ok(below.map(|host| tlsa_record(spec, &host, vec![format!("{PIN}{digest}")])).collect())
+}
+
+/// A TLSA record as a status tells of it.
+fn pinned(spec: &MailDomainSpec, record: &domains::types::RecordStatus) -> Record {
+    let values = record.zone_lines.iter().filter_map(|line| Some(line.split_once(" TLSA ")?.1.to_owned()));
+    let host = record.name.trim_start_matches(&tlsa_name("")).to_owned();
+    tlsa_record(spec, &host, values.collect())
+}
+
 /// A key as a status tells of it.
 fn published(record: &domains::types::RecordStatus) -> Option<PublishedKey> {
-    let selector = record.name.split("._domainkey.").next()?.to_owned();
+    let selector = record.name.split('.').next()?.to_owned();
+    let target = (!record.name.contains("._domainkey.")).then(|| record.name.clone());
     let line = record.zone_lines.first()?;
     let text: String = line.split('"').skip(1).step_by(2).collect();
     let tag = |name: &str| text.split(';').find_map(|tag| tag.trim().strip_prefix(name)).map(str::to_owned);
@@ -99,7 +140,7 @@ fn published(record: &domains::types::RecordStatus) -> Option<PublishedKey> {
         Some("ed25519") => domains::Algorithm::Ed25519Sha256,
         _ => domains::Algorithm::RsaSha256,
     };
-    Some(PublishedKey { selector, algorithm, public_key: tag("p=").filter(|key| !key.is_empty()) })
+    Some(PublishedKey { selector, algorithm, public_key: tag("p=").filter(|key| !key.is_empty()), target })
 }
 
 /// A record as programs are told.
@@ -127,7 +168,7 @@ fn told(record: &Record) -> Told<'_> {
 }
 
 fn records(declared: &Declared, output: Output) -> Result<()> {
-    let records = desired(&declared.spec, &declared.keys);
+    let records = declared.records();
     match output {
         Output::Json => {
             println!("{}", serde_json::to_string_pretty(&records.iter().map(told).collect::<Vec<_>>())?)
@@ -139,19 +180,23 @@ fn records(declared: &Declared, output: Output) -> Result<()> {
 
 async fn show(declared: &Declared, resolver: Resolver, output: Output) -> Result<()> {
     let observer = Observer::new(resolver);
-    let authorities = observer.authorities(&declared.spec).await?;
-    let records = desired(&declared.spec, &declared.keys);
+    let zones = observer.zones(&declared.spec).await?;
+    let records = declared.records();
     let mut all = Vec::with_capacity(records.len());
     for record in &records {
-        let seen = observer.look(&authorities, record).await;
+        let seen = observer.look(zones.of(record), record).await;
         all.push(Told { state: Some(seen.state), observed: seen.observed, ..told(record) });
     }
     let wrong = all.iter().filter(|one| one.state != Some(RecordState::Verified)).count();
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&all)?),
         Output::Table => {
-            let servers: Vec<String> = authorities.servers.iter().map(ToString::to_string).collect();
-            println!("zone {}, asked at {}\n", authorities.zone, servers.join(", "));
+            for authorities in [&zones.own].into_iter().chain(zones.target.as_ref().map(|(_, target)| target))
+            {
+                let servers: Vec<String> = authorities.servers.iter().map(ToString::to_string).collect();
+                println!("zone {}, asked at {}", authorities.zone, servers.join(", "));
+            }
+            println!();
             let mut table = Table::new();
             table.load_style(presets::NOTHING);
             table.set_header(["RECORD", "TYPE", "STATE", "INSTEAD"]);
