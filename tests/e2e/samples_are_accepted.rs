@@ -31,7 +31,7 @@ async fn by_a_real_api_server() -> Result<()> {
         }
         names.push(name);
     }
-    for wanted in ["maildomain", "rfc2136", "cloudflare", "external-dns", "dovecot"] {
+    for wanted in ["maildomain", "rfc2136", "cloudflare", "route53", "external-dns", "dovecot"] {
         ensure!(names.contains(&format!("{wanted}.yaml")), "{wanted} is not among {names:?}");
     }
     Ok(())
