@@ -3,10 +3,10 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help demo run tools lint test bench chaos sim fuzz crds chart image image-twice cluster-test
+.PHONY: help demo run tools lint test bench bench-domains chaos sim fuzz crds chart image image-twice cluster-test
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Start everything in one process with the sample configuration
 	$(CARGO) run --release --package packetboat -- all --config sample/packetboat.yaml
@@ -32,6 +32,11 @@ bench: tools ## Measure Packetboat and Postfix under the same load (MESSAGES=500
 	$(CARGO) build --release --package packetboat
 	PACKETBOAT_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/packetboat" \
 	$(CARGO) run --quiet --package packetboat-tests --bin bench
+
+bench-domains: tools ## Measure the operator with DOMAINS (1000) MailDomains over a real API server and BIND
+	$(CARGO) build --release --package packetboat
+	PACKETBOAT_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/packetboat" \
+	$(CARGO) run --quiet --package packetboat-tests --bin domains
 
 chaos: tools ## Break things under load and balance the books: one line a fault
 	$(CARGO) build --package packetboat

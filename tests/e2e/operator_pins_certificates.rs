@@ -143,6 +143,14 @@ async fn a_stale_set_is_never_shown() -> Result<()> {
     estate.wait_for("TLSAReady", "Unknown", "LookupFailed").await?;
     estate.bind.start_secondary().await?;
     estate.wait_for("TLSAReady", "True", "Verified").await?;
+
+    // Suspended, what is missing is told, and put back afterwards.
+    estate.patch("{\"spec\":{\"suspend\":true}}").await?;
+    estate.wait_for("Stalled", "True", "Suspended").await?;
+    estate.bind.by_hand(&format!("update delete {NAME} TLSA")).await?;
+    estate.wait_for("TLSAReady", "False", "Missing").await?;
+    estate.patch("{\"spec\":{\"suspend\":false}}").await?;
+    both_show(&estate, &[&next_key]).await?;
     estate.api.apply(&domain(&estate, "tlsa: Manage", HOSTS)).await?;
     both_show(&estate, &[]).await?;
     ensure!(estate.record("TXT", DOMAIN).await?.contains("theirs"));

@@ -10,6 +10,8 @@ use testkit::kubernetes::ApiServer;
 use testkit::process::{Packetboat, Role, Settings, Site};
 use testkit::wait;
 
+use crate::witness::{Times, Witness};
+
 const CRDS: [(&str, &str); 3] = [
     ("maildomains", include_str!("../../k8s/crds/maildomains.yaml")),
     ("dnsproviders", include_str!("../../k8s/crds/dnsproviders.yaml")),
@@ -44,6 +46,11 @@ impl Estate {
     /// The same with a zone that is signed; above it nothing is known of that.
     pub async fn signed() -> Result<Self> {
         Self::with(Bind::start_signed(DOMAIN, 1, THEIRS).await?).await
+    }
+
+    /// With a secondary that lags by so many seconds.
+    pub async fn lagging(seconds: u32) -> Result<Self> {
+        Self::with(Bind::lagging(DOMAIN, 1, THEIRS, seconds).await?).await
     }
 
     async fn with(bind: Bind) -> Result<Self> {
@@ -123,6 +130,28 @@ impl Estate {
             Ok(()) => Ok(()),
             Err(error) => Err(error.context(format!("{:#}", self.read().await?["status"]))),
         }
+    }
+
+    /// A witness of the domain's keys.
+    pub async fn witness(&self, times: Times) -> Result<Witness> {
+        let servers = vec![self.bind.primary(), self.bind.secondary()];
+        Witness::start(self.api.kubeconfig()?, servers, times).await
+    }
+
+    /// Runs `kubectl` in the namespace of the MailDomain.
+    pub async fn mail(&self, arguments: &[&str]) -> Result<String> {
+        self.api.kubectl(&[&["-n", "mail"], arguments].concat(), None).await
+    }
+
+    /// Sets an annotation of the MailDomain (`name=value`), or takes it away (`name-`); without its prefix.
+    pub async fn annotate(&self, annotation: &str) -> Result<()> {
+        let annotation = format!("mail.packetboat.dev/{annotation}");
+        self.mail(&["annotate", "--overwrite", "mdom", "example", &annotation]).await.map(drop)
+    }
+
+    /// Changes the MailDomain by a merge patch.
+    pub async fn patch(&self, patch: &str) -> Result<()> {
+        self.mail(&["patch", "mdom", "example", "--type=merge", "-p", patch]).await.map(drop)
     }
 
     /// The selectors that sign.

@@ -15,24 +15,34 @@ use kube::runtime::finalizer::{Error as FinalizerError, Event as Finalizer, fina
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::Config as Watch;
 use kube::{Client, ResourceExt};
-use kube_lease_manager::LeaseManagerBuilder;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::endpoints;
 use crate::error::Error;
+use crate::failures::Failures;
+use crate::leadership::Leadership;
+use crate::mirror::{Mirror, followed};
 use crate::observe::Observer;
 use crate::password;
 use crate::reconcile::{Context, age, told};
-use crate::store::MANAGER;
+use crate::store::{Keys, MANAGER, without_private_key};
+use crate::tally::Tally;
 use crate::tlsa;
+use crate::ways::Ways;
 
 /// What holds a MailDomain until its keys and records are seen to.
 const FINALIZER: &str = "mail.packetboat.dev/operator";
-/// The first wait after a failure; it doubles up to the longest.
+/// Changes that come together are looked at together.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+/// The wait after a write that came too late.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The longest wait after a round that failed.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// The longest wait while name servers, or providers, do not do what they are asked.
+const LONGEST_TROUBLE: Duration = Duration::from_secs(120);
 /// A domain that fails to be cleaned up so often is let go: a namespace must not hang on it.
 const CLEAN_UP_TRIES: u32 = 5;
 
@@ -102,25 +112,26 @@ impl Operator {
     /// # Errors
     /// When the lease cannot be worked with at all.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
-        let duration = self.config.lease_duration.as_secs().max(5);
-        let manager = LeaseManagerBuilder::new(self.client.clone(), &self.config.lease_name)
-            .with_namespace(&self.config.lease_namespace)
-            .with_duration(duration)
-            .with_grace((duration / 3).max(1))
-            .build()
-            .await
-            .map_err(|cause| Error::NoConfig(Box::new(cause)))?;
+        let (leadership, manager) = Leadership::new(&self.client, &self.config).await?;
         let (mut leads, lease) = manager.watch().await;
         loop {
             let elected = shutdown.run_until_cancelled(wait_until(&mut leads, true)).await;
             if elected != Some(true) {
                 break;
             }
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                _ = wait_until(&mut leads, false) => continue,
+                () = leadership.confirmed() => {}
+            }
             tracing::info!(lease = self.config.lease_name, "this operator leads");
             metrics::gauge!("packetboat_operator_leads").set(1.0);
             let term = shutdown.child_token();
             let ends = async {
-                wait_until(&mut leads, false).await;
+                tokio::select! {
+                    _ = wait_until(&mut leads, false) => {}
+                    () = leadership.lost() => {}
+                }
                 term.cancel();
             };
             tokio::select! {
@@ -152,34 +163,6 @@ impl Operator {
         }
     }
 
-    /// A change of the way by which a domain is published, or of what was written for it, wakes it.
-    async fn watch_ways(&self, controller: Controller<MailDomain>) -> Controller<MailDomain> {
-        let all = controller.store();
-        let mut controller =
-            controller.watches(self.api::<DNSProvider>(), Watch::default(), move |provider| {
-                let namespace = provider.namespace();
-                users(&all.state(), ProviderKind::DNSProvider, &provider.name_any(), namespace.as_deref())
-            });
-        if self.config.namespace.is_none() {
-            let all = controller.store();
-            let providers: Api<ClusterDNSProvider> = Api::all(self.client.clone());
-            controller = controller.watches(providers, Watch::default(), move |provider| {
-                users(&all.state(), ProviderKind::ClusterDNSProvider, &provider.name_any(), None)
-            });
-        }
-        let controller = self.watch_certificates(controller).await;
-        let kind = endpoints::kind();
-        let objects: Api<DynamicObject> = match &self.config.namespace {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
-            None => Api::all_with(self.client.clone(), &kind),
-        };
-        // Without external-dns there is no such kind; where it comes later, domains look by themselves.
-        match objects.list(&ListParams::default().limit(1)).await {
-            Ok(_) => controller.owns_with(objects, kind, Watch::default().labels(endpoints::OF)),
-            Err(_) => controller,
-        }
-    }
-
     /// A change of a mail host's certificate wakes whoever has TLSA records of it. Of Secrets only the names are kept.
     async fn watch_certificates(&self, controller: Controller<MailDomain>) -> Controller<MailDomain> {
         let all = controller.store();
@@ -207,19 +190,21 @@ impl Operator {
         let controller = Controller::new(self.api::<MailDomain>(), Watch::default())
             .with_config(
                 kube::runtime::controller::Config::default()
-                    .debounce(Duration::from_millis(200))
+                    .debounce(DEBOUNCE)
                     .concurrency(self.config.concurrency),
             )
-            .owns(self.api::<Secret>(), Watch::default().labels(domains::SELECTOR_LABEL))
-            .owns(self.api::<ConfigMap>(), Watch::default().labels(domains::SELECTOR_LABEL))
             .graceful_shutdown_on(shutdown.cancelled_owned());
+        let (controller, keys) = self.watch_keys(controller);
         // Whoever waits for a domain is looked at again as soon as its holder changes or goes.
         let all = controller.store();
         let controller = controller.watches(self.api::<MailDomain>(), Watch::default(), move |changed| {
             rivals(&changed, &all.state())
         });
-        let controller = self.watch_ways(controller).await;
+        let (controller, ways) = self.watch_ways(controller);
+        let controller = self.watch_certificates(controller).await;
+        let controller = self.watch_endpoints(controller).await;
         let reporter = Reporter { controller: MANAGER.to_owned(), instance: None };
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let context = Arc::new(Context {
             client: self.client.clone(),
             namespace: self.config.namespace.clone(),
@@ -227,8 +212,13 @@ impl Operator {
             observer: Observer::new(self.resolver.clone()),
             recorder: Recorder::new(self.client.clone(), reporter),
             domains: controller.store(),
-            rotated: Default::default(),
-            failures: Default::default(),
+            keys,
+            ways,
+            generators: Semaphore::new(processors.saturating_sub(1).max(1)),
+            tally: Tally::default(),
+            waits: Default::default(),
+            failures: Failures::default(),
+            troubles: Failures::default(),
             contests: Default::default(),
             rollovers: Default::default(),
         });
@@ -240,6 +230,52 @@ impl Operator {
                 }
             })
             .await;
+        // What others look after is not told of from here.
+        Tally::default().tell();
+    }
+
+    /// A change of a key wakes its domain.
+    fn watch_keys(&self, controller: Controller<MailDomain>) -> (Controller<MailDomain>, Keys) {
+        let labelled = Watch::default().labels(domains::SELECTOR_LABEL);
+        let (secrets, changed) = Mirror::new(vec![self.api::<Secret>()], &labelled, without_private_key);
+        let controller = controller.owns_stream(changed);
+        let (tombstones, changed) = Mirror::new(vec![self.api::<ConfigMap>()], &labelled, |_| {});
+        (controller.owns_stream(changed), Keys { secrets, tombstones })
+    }
+
+    /// A change of a provider wakes the domains that are published through it.
+    fn watch_ways(&self, controller: Controller<MailDomain>) -> (Controller<MailDomain>, Ways) {
+        let all = controller.store();
+        let (providers, changed) = followed(vec![self.api::<DNSProvider>()]);
+        let mut controller = controller.watches_stream(changed, move |provider: DNSProvider| {
+            let namespace = provider.namespace();
+            users(&all.state(), ProviderKind::DNSProvider, &provider.name_any(), namespace.as_deref())
+        });
+        let mut cluster_providers = Vec::new();
+        if self.config.namespace.is_none() {
+            let all = controller.store();
+            let (stores, changed) = followed(vec![Api::<ClusterDNSProvider>::all(self.client.clone())]);
+            cluster_providers = stores;
+            controller = controller.watches_stream(changed, move |provider: ClusterDNSProvider| {
+                users(&all.state(), ProviderKind::ClusterDNSProvider, &provider.name_any(), None)
+            });
+        }
+        let (client, credentials) = (self.client.clone(), Default::default());
+        (controller, Ways { client, providers, cluster_providers, credentials })
+    }
+
+    /// A change of an object for external-dns wakes its domain.
+    async fn watch_endpoints(&self, controller: Controller<MailDomain>) -> Controller<MailDomain> {
+        let kind = endpoints::kind();
+        let objects: Api<DynamicObject> = match &self.config.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
+            None => Api::all_with(self.client.clone(), &kind),
+        };
+        // Without external-dns there is no such kind; where it comes later, domains look by themselves.
+        match objects.list(&ListParams::default().limit(1)).await {
+            Ok(_) => controller.owns_with(objects, kind, Watch::default().labels(endpoints::OF)),
+            Err(_) => controller,
+        }
     }
 }
 
@@ -324,67 +360,65 @@ async fn reconcile(domain: Arc<MailDomain>, context: Arc<Context>) -> Result<Act
 }
 
 async fn apply(domain: &MailDomain, context: &Context, api: &Api<MailDomain>) -> Result<Action, Error> {
+    let uid = domain.uid().unwrap_or_default();
     let outcome = context.advance(domain).await?;
-    forget_failures(context, domain);
-    let status = outcome.findings.status(domain, Timestamp::now());
-    if domain.status.as_ref() != Some(&status) {
-        write_status(domain, &status, api).await?;
+    context.failures.forget(&uid);
+    let findings = &outcome.findings;
+    context.tally.note(&uid, &findings.keys, &findings.records);
+    context.tally.tell();
+    context.tell_drift(domain, &findings.records).await;
+    let wait = if findings.is_in_trouble() {
+        outcome.again.max(context.troubles.wait(&uid, LONGEST_TROUBLE))
+    } else {
+        context.troubles.forget(&uid);
+        outcome.again
+    };
+    let status = findings.status(domain, Timestamp::now());
+    if domain.status.as_ref() != Some(&status) && !write_status(domain, &status, api).await? {
+        return Ok(Action::requeue(FIRST_WAIT));
     }
     let jitter = 0.9 + rand::random::<f64>() / 5.0;
-    Ok(Action::requeue(outcome.again.mul_f64(jitter)))
+    Ok(Action::requeue(wait.mul_f64(jitter)))
 }
 
+/// Writes the status; false where the object has changed since it was looked at, and that is to be looked at
+/// first.
 async fn write_status(
     domain: &MailDomain,
     status: &MailDomainStatus,
     api: &Api<MailDomain>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let patch = json!({
         "apiVersion": "mail.packetboat.dev/v1alpha1",
         "kind": "MailDomain",
+        "metadata": {"resourceVersion": domain.resource_version()},
         "status": status,
     });
     let params = PatchParams::apply(MANAGER).force();
-    api.patch_status(&domain.name_any(), &params, &Patch::Apply(&patch))
-        .await
-        .map(drop)
-        .map_err(Error::kube("writing the status"))
-}
-
-async fn clean_up(domain: &MailDomain, context: &Context) -> Result<Action, Error> {
-    match context.clean_up(domain).await {
-        Ok(()) => {
-            forget_failures(context, domain);
-            Ok(Action::await_change())
-        }
-        // `on_error` counts this failure.
-        Err(error) if failures(context, domain) + 1 >= CLEAN_UP_TRIES => {
-            let text = format!("{}; the object is let go all the same", told(&error));
-            context.warn(domain, "CleanUpFailed", text).await;
-            forget_failures(context, domain);
-            Ok(Action::await_change())
-        }
-        Err(error) => Err(error),
+    match api.patch_status(&domain.name_any(), &params, &Patch::Apply(&patch)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(refused)) if refused.code == 409 => Ok(false),
+        Err(error) => Err(Error::kube("writing the status")(error)),
     }
 }
 
-/// Failures in a row of a domain. By UID: names recur in other namespaces.
-fn failures(context: &Context, domain: &MailDomain) -> u32 {
-    let failures = context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    failures.get(&domain.uid().unwrap_or_default()).copied().unwrap_or(0)
-}
-
-/// Counts one more failure.
-fn count_failure(context: &Context, domain: &MailDomain) -> u32 {
-    let mut failures = context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let count = failures.entry(domain.uid().unwrap_or_default()).or_insert(0);
-    *count = count.saturating_add(1);
-    *count
-}
-
-fn forget_failures(context: &Context, domain: &MailDomain) {
-    let mut failures = context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    failures.remove(&domain.uid().unwrap_or_default());
+async fn clean_up(domain: &MailDomain, context: &Context) -> Result<Action, Error> {
+    let uid = domain.uid().unwrap_or_default();
+    match context.clean_up(domain).await {
+        Ok(()) => {}
+        // `on_error` counts this failure.
+        Err(error) if context.failures.count(&uid) + 1 >= CLEAN_UP_TRIES => {
+            let text = format!("{}; the object is let go all the same", told(&error));
+            context.warn(domain, "CleanUpFailed", text).await;
+        }
+        Err(error) => return Err(error),
+    }
+    context.failures.forget(&uid);
+    context.troubles.forget(&uid);
+    context.tally.forget(&uid);
+    context.waits.forget(&uid);
+    context.tally.tell();
+    Ok(Action::await_change())
 }
 
 fn on_error(domain: Arc<MailDomain>, error: &FinalizerError<Error>, context: Arc<Context>) -> Action {
@@ -393,8 +427,7 @@ fn on_error(domain: Arc<MailDomain>, error: &FinalizerError<Error>, context: Arc
         _ => "finalizer",
     };
     metrics::counter!("packetboat_operator_reconcile_errors_total", "category" => category).increment(1);
-    let count = count_failure(&context, &domain);
-    let wait = (FIRST_WAIT * 2_u32.saturating_pow(count.min(10))).min(LONGEST_WAIT);
+    let wait = context.failures.wait(&domain.uid().unwrap_or_default(), LONGEST_WAIT);
     tracing::warn!(domain = domain.spec.domain, error = told(error), ?wait, "reconciliation failed");
     Action::requeue(wait)
 }

@@ -16,6 +16,9 @@ pub enum Error {
         #[source]
         cause: Box<kube::Error>,
     },
+    /// What is there of a kind is not known yet.
+    #[error("the Kubernetes API has not told of {0} yet; may this service account list and watch them?")]
+    NotTold(String),
     /// A key cannot be made or read.
     #[error(transparent)]
     KeyPair(#[from] KeyPairError),
@@ -39,7 +42,7 @@ impl Error {
     #[must_use]
     pub fn category(&self) -> &'static str {
         match self {
-            Self::Kube { .. } | Self::NoConfig(_) => "kubernetes",
+            Self::Kube { .. } | Self::NotTold(_) | Self::NoConfig(_) => "kubernetes",
             Self::KeyPair(_) => "key",
             Self::Authorities(_) => "dns",
             Self::Update(_) => "update",

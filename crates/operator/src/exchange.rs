@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use hickory_proto::op::{Edns, Message, Query};
+use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -59,6 +59,22 @@ pub async fn ask_for_signatures(
 }
 
 async fn exchange(
+    server: SocketAddr,
+    name: &Name,
+    kind: RecordType,
+    signatures: bool,
+) -> Result<Message, ExchangeError> {
+    let answer = converse(server, name, kind, signatures).await;
+    let outcome = match answer.as_ref().map(|answer| answer.metadata.response_code) {
+        Ok(ResponseCode::NoError | ResponseCode::NXDomain) => "answered",
+        Ok(_) => "refused",
+        Err(_) => "silent",
+    };
+    metrics::counter!("packetboat_operator_dns_queries_total", "outcome" => outcome).increment(1);
+    answer
+}
+
+async fn converse(
     server: SocketAddr,
     name: &Name,
     kind: RecordType,

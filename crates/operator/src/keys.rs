@@ -6,7 +6,7 @@
 //! - I3: a selector is never used twice; one that is a CNAME only once nothing was signed with it for `retireAfter`
 //!   and a time to live.
 //! - I4: a private key goes only after `retireAfter` without signing, or revoked.
-//! - I6: a clock that is set back makes stages longer, never skips one.
+//! - I6: a clock that is set makes stages longer, never skips one.
 //! - I7: where no new key can be made, the old one goes on.
 
 use std::time::Duration;
@@ -27,8 +27,10 @@ pub struct Key {
     pub algorithm: Algorithm,
     /// Where it is in its life.
     pub stage: Stage,
-    /// Since when.
+    /// Since when, by the clock.
     pub since: Timestamp,
+    /// How long ago that was, by this process's own count, where it was there: a clock may be put forward.
+    pub waited: Option<Duration>,
     /// When it was made.
     pub created: Timestamp,
     /// Looks in a row that did not show its record while it was active.
@@ -37,6 +39,8 @@ pub struct Key {
     pub turn: u32,
     /// The name of its record, where the selector is a CNAME.
     pub target: Option<String>,
+    /// The rotation that was asked for when it was made.
+    pub order: Option<String>,
 }
 
 impl Key {
@@ -78,8 +82,8 @@ pub enum Seen {
 /// What is asked for beside the schedule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Orders {
-    /// New keys are to be made now.
-    pub rotate: bool,
+    /// New keys are to be made now, unless there is one that was made for this very wish.
+    pub rotate: Option<String>,
     /// This selector is to be revoked, once another signs.
     pub revoke: Option<String>,
     /// It is to be revoked at once, whether another signs or not.
@@ -103,9 +107,10 @@ fn to(key: &Key, stage: Stage) -> Action {
     Action::Move(key.selector.clone(), stage)
 }
 
-/// How long a stage has lasted; a clock that was set back gives zero.
+/// How long a stage has lasted, for certain; a clock that was set back gives zero.
 fn lasted(key: &Key, now: Timestamp) -> Duration {
-    now.duration_since(key.since).try_into().unwrap_or_default()
+    let told: Duration = now.duration_since(key.since).try_into().unwrap_or_default();
+    key.waited.map_or(told, |waited| waited.min(told))
 }
 
 /// The plan for one domain.
@@ -218,9 +223,10 @@ fn plan_algorithm(
     let coming = keys.iter().any(|key| key.stage < Stage::Active);
     let newest_active = in_stage(Stage::Active).max_by_key(|key| (key.turn, key.since, &key.selector));
     let revoked = |key: &Key| orders.revoke.as_deref() == Some(key.selector.as_str());
+    let ordered = orders.rotate.is_some() && keys.iter().all(|key| key.order != orders.rotate);
     let due = newest_active.is_some_and(|key| {
         let old = pace.automatic && (lasted(key, now) >= dkim.rotation.interval || !key.is_in_place(dkim));
-        old || orders.rotate || revoked(key)
+        old || ordered || revoked(key)
     });
     if wanted && !coming && (newest_active.is_none() || due) {
         actions.push(Action::Generate(algorithm));
@@ -285,10 +291,10 @@ fn plan_algorithm(
     actions.extend(missed);
 }
 
-/// A selector by the template, another than those given. Seconds of the day make it one that was not used
-/// before, either.
+/// A selector by the template, another than those given. The second of the day and a number drawn by lot make
+/// it one that was not used before, either, though clocks are set back and keys forgotten.
 #[must_use]
-pub fn selector(template: &str, algorithm: Algorithm, now: Timestamp, taken: &[&str]) -> String {
+pub fn selector(template: &str, algorithm: Algorithm, now: Timestamp, lot: u16, taken: &[&str]) -> String {
     let algorithm = match algorithm {
         Algorithm::RsaSha256 => "rsa",
         Algorithm::Ed25519Sha256 => "ed",
@@ -297,7 +303,7 @@ pub fn selector(template: &str, algorithm: Algorithm, now: Timestamp, taken: &[&
     let base = template.replace("{alg}", algorithm).replace("{yyyymmdd}", &day);
     let mut second = now.as_second().rem_euclid(86_400);
     loop {
-        let selector = format!("{base}-{second:05x}");
+        let selector = format!("{base}-{second:05x}{lot:04x}");
         if !taken.contains(&selector.as_str()) {
             return selector;
         }

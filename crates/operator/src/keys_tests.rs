@@ -106,10 +106,12 @@ impl World {
                     algorithm,
                     stage: Stage::Generated,
                     since,
+                    waited: None,
                     created,
                     missed: 0,
                     turn: 0,
                     target,
+                    order: self.orders.rotate.clone(),
                 });
             }
             Action::Move(selector, stage) => {
@@ -160,7 +162,8 @@ impl World {
             return (slot, Some(target));
         }
         let taken: Vec<&str> = self.keys.iter().map(|key| key.selector.as_str()).collect();
-        let selector = selector("{alg}{yyyymmdd}", algorithm, self.time(), &taken);
+        let lot = u16::try_from(self.used.len()).unwrap();
+        let selector = selector("{alg}{yyyymmdd}", algorithm, self.time(), lot, &taken);
         assert!(self.used.insert(selector.clone()), "I3: {selector} is used twice");
         (selector, None)
     }
@@ -311,9 +314,40 @@ fn a_revoked_key_ends_once_another_signs_or_at_once_by_force() {
     assert_eq!(world.active().len(), 1);
 
     let worse = world.active()[0].selector.clone();
-    world.orders = Orders { revoke: Some(worse.clone()), force: true, rotate: false };
+    world.orders = Orders { revoke: Some(worse.clone()), force: true, rotate: None };
     world.step(|_| Seen::Yes);
     assert!(world.active().iter().all(|key| key.selector != worse));
+}
+
+#[test]
+fn a_clock_that_is_put_forward_shortens_nothing() {
+    let mut world = World::new();
+    while world.keys.iter().all(|key| key.stage != Stage::Propagating) {
+        world.step(|_| Seen::Yes);
+        world.now += 1;
+    }
+    world.keys[0].waited = Some(Duration::from_secs(1));
+    world.now += 5000;
+    world.step(|_| Seen::Yes);
+    assert!(world.active().is_empty());
+    world.keys[0].waited = Some(Duration::from_secs(50));
+    world.step(|_| Seen::Yes);
+    assert_eq!(world.active().len(), 1);
+}
+
+#[test]
+fn a_rotation_that_is_asked_for_is_done_once() {
+    let mut world = World::new();
+    world.dkim.rotation.interval = Duration::from_secs(1_000_000);
+    for wish in ["one", "two", "two"] {
+        world.orders.rotate = Some(wish.to_owned());
+        for _ in 0..100 {
+            world.step(|_| Seen::Yes);
+            world.now += 10;
+        }
+    }
+    // The first is made while the first wish stands already.
+    assert_eq!(world.used.len(), 2);
 }
 
 #[test]
@@ -339,9 +373,8 @@ fn a_clock_that_is_set_back_retires_nothing_new() {
         world.pass(10);
     }
     let old = world.active()[0].selector.clone();
-    world.orders.rotate = true;
+    world.orders.rotate = Some("once".to_owned());
     world.step(|_| Seen::Yes);
-    world.orders.rotate = false;
     world.pass(-5000);
     for _ in 0..600 {
         world.step(|_| Seen::Yes);
@@ -385,7 +418,7 @@ proptest! {
             // The clock goes on, and now and then it is set back.
             world.pass(if passes < -300 { passes } else { passes.abs() });
             world.orders = match order {
-                0 => Orders { rotate: true, ..Orders::default() },
+                0 => Orders { rotate: Some(world.now.to_string()), ..Orders::default() },
                 1 => Orders {
                     revoke: world.active().first().map(|key| key.selector.clone()),
                     ..Orders::default()

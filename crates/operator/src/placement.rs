@@ -21,7 +21,8 @@ pub(crate) fn place(
 ) -> Option<(String, Option<String>)> {
     let Some(delegation) = dkim.delegated() else {
         let taken: Vec<&str> = keys.iter().map(|stored| stored.key.selector.as_str()).collect();
-        return Some((selector(&dkim.selector_template, algorithm, Timestamp::now(), &taken), None));
+        let (template, now) = (&dkim.selector_template, Timestamp::now());
+        return Some((selector(template, algorithm, now, rand::random(), &taken), None));
     };
     let plain: Vec<Key> = keys.iter().map(|stored| stored.key.clone()).collect();
     let is_shown = |slot: &str| alias_of(slot, seen) == Some(RecordState::Verified);

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use domains::types::{
-    Cloudflare as CloudflareSpec, ClusterDNSProvider, DNSProvider, Dkim, DnsMode, MailDomain, ProviderKind,
-    ProviderRef, RecordState, Rfc2136 as Rfc2136Spec, Route53 as Route53Spec,
+    Cloudflare as CloudflareSpec, Dkim, DnsMode, MailDomain, ProviderKind, ProviderRef, RecordState,
+    Rfc2136 as Rfc2136Spec, Route53 as Route53Spec,
 };
 use jiff::Timestamp;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
 use crate::cloudflare::{Cloudflare, CloudflareError};
@@ -19,7 +19,6 @@ use crate::reconcile::Context;
 use crate::record::Record;
 use crate::route53::{Access, Route53, Route53Error};
 use crate::status::{Findings, Reason, mode};
-use crate::store::KeyStore;
 use crate::update::{Change, Rfc2136, UpdateError};
 
 /// A way to publish.
@@ -110,9 +109,10 @@ impl Publisher {
         }
     }
 
-    /// Whether it is not asked while the name servers show all that is wanted: requests are counted there.
-    pub(crate) fn is_metered(&self) -> bool {
-        matches!(self, Self::Cloudflare(_) | Self::Route53(_))
+    /// Whether what it wrote is seen in DNS, so that it need not be asked while the name servers show all that
+    /// is wanted.
+    pub(crate) fn is_seen_in_dns(&self) -> bool {
+        !matches!(self, Self::ExternalDns(_))
     }
 
     /// What to look at where another program does not publish.
@@ -197,9 +197,8 @@ impl Context {
         let name = &provider.name;
         let found = match provider.kind {
             ProviderKind::DNSProvider => {
-                let api: Api<DNSProvider> = Api::namespaced(self.client.clone(), namespace);
-                let found = api.get_opt(name).await.map_err(Error::kube("reading a DNSProvider"))?;
-                found.map(|found| (found.spec, namespace.to_owned()))
+                let found = self.ways.provider(namespace, name).await?;
+                found.map(|found| (found.spec.clone(), namespace.to_owned()))
             }
             ProviderKind::ClusterDNSProvider if self.namespace.is_some() => {
                 let text = "this operator looks after one namespace and uses no ClusterDNSProvider: \
@@ -207,8 +206,7 @@ impl Context {
                 return refuse(Reason::ProviderNotAllowed, text);
             }
             ProviderKind::ClusterDNSProvider => {
-                let api: Api<ClusterDNSProvider> = Api::all(self.client.clone());
-                let found = api.get_opt(name).await.map_err(Error::kube("reading a ClusterDNSProvider"))?;
+                let found = self.ways.cluster_provider(name).await?;
                 if found.as_ref().is_some_and(|one| !one.spec.permits(namespace, for_name)) {
                     let text = format!(
                         "the ClusterDNSProvider {name} is not for {for_name}, or not for this namespace"
@@ -216,8 +214,9 @@ impl Context {
                     return refuse(Reason::ProviderNotAllowed, text);
                 }
                 found.map(|found| {
-                    let secrets = found.spec.secret_namespace.clone();
-                    (found.spec.way(), secrets)
+                    let spec = found.spec.clone();
+                    let secrets = spec.secret_namespace.clone();
+                    (spec.way(), secrets)
                 })
             }
         };
@@ -252,7 +251,7 @@ impl Context {
         };
         let (name, key) =
             (&spec.tsig.secret_ref.name, spec.tsig.secret_ref.key.as_deref().unwrap_or("secret"));
-        let Some(secret) = KeyStore::new(&self.client, namespace).secret_value(name, key).await? else {
+        let Some(secret) = self.ways.secret_value(namespace, name, key).await? else {
             let text =
                 format!("{place}.tsig.secretRef: the Secret {name} has no key {key:?}, or is not there");
             return refuse(Reason::CredentialsMissing, text);
@@ -274,7 +273,7 @@ impl Context {
     ) -> Way<Option<Publisher>> {
         let token = &spec.api_token_secret_ref;
         let (name, key) = (&token.name, token.key.as_deref().unwrap_or("api-token"));
-        let found = KeyStore::new(&self.client, namespace).secret_value(name, key).await?;
+        let found = self.ways.secret_value(namespace, name, key).await?;
         let Some(token) = found.and_then(|octets| String::from_utf8(octets).ok()) else {
             let text =
                 format!("{place}.apiTokenSecretRef: the Secret {name} has no key {key:?}, or is not there");
@@ -294,10 +293,14 @@ impl Context {
         place: &str,
         namespace: &str,
     ) -> Way<Option<Publisher>> {
-        let (store, name) = (KeyStore::new(&self.client, namespace), &spec.access_key_secret_ref.name);
-        let mut values = store.secret_texts(name).await?;
-        let mut value = |key: &str| values.remove(key).filter(|text| !text.expose_secret().is_empty());
-        let (Some(key_id), Some(secret)) = (value("access-key-id"), value("secret-access-key")) else {
+        let name = &spec.access_key_secret_ref.name;
+        let value = async |key: &str| -> Result<Option<SecretString>, Error> {
+            let octets = self.ways.secret_value(namespace, name, key).await?;
+            let text = octets.and_then(|octets| String::from_utf8(octets).ok()).unwrap_or_default();
+            Ok(Some(text.trim()).filter(|text| !text.is_empty()).map(|text| text.to_owned().into()))
+        };
+        let values = (value("access-key-id").await?, value("secret-access-key").await?);
+        let (Some(key_id), Some(secret)) = values else {
             let text = format!(
                 "{place}.accessKeySecretRef: the Secret {name} has no keys \"access-key-id\" and \
                 \"secret-access-key\", or is not there"
@@ -307,7 +310,7 @@ impl Context {
         let access = Access {
             key_id: key_id.expose_secret().to_owned(),
             secret,
-            session: value("session-token"),
+            session: value("session-token").await?,
             region: spec.region.clone(),
             zone_id: spec.hosted_zone_id.clone(),
             endpoint: spec.endpoint.clone(),

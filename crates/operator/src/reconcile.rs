@@ -1,20 +1,23 @@
 //! One domain, from what is observed over what is planned to what is done.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domains::Algorithm;
 use domains::types::{Dkim, DnsMode, MailDomain, RecordPolicy, RecordState, Stage};
 use futures::future::join_all;
 use jiff::Timestamp;
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, ResourceExt};
+use secrecy::SecretString;
+use tokio::sync::Semaphore;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
 use crate::contests::{Contests, LIMIT};
 use crate::error::Error;
+use crate::failures::Failures;
 use crate::keypair;
 use crate::keys::{Action, Key, Orders, Pace, plan};
 use crate::observe::{Authorities, Observation, Observer, Zones, is_below};
@@ -22,15 +25,17 @@ use crate::placement::{pinned, place, shown};
 use crate::publisher::{Applied, Publisher, Publishers};
 use crate::record::{Record, challenge, desired, ttl};
 use crate::status::{Findings, Reason, mode, selector_of};
-use crate::store::{KeyStore, StoredKey};
+use crate::store::{KeyStore, Keys, StoredKey};
+use crate::tally::Tally;
 use crate::tlsa::Rollovers;
 use crate::update::Change;
+use crate::waits::Waits;
+use crate::ways::Ways;
 
 /// Asks for new keys: set it to another value for each rotation.
 pub(crate) const ROTATE_NOW: &str = "mail.packetboat.dev/rotate-now";
 /// Asks for a selector to be revoked; with `,force` behind it at once.
 pub(crate) const REVOKE: &str = "mail.packetboat.dev/revoke";
-/// Notes, on the newest key, which rotation was done.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
 
@@ -45,10 +50,20 @@ pub(crate) struct Context {
     pub(crate) recorder: Recorder,
     /// All MailDomains, for who claims what.
     pub(crate) domains: Store<MailDomain>,
-    /// The `rotate-now` values that were acted upon, by object.
-    pub(crate) rotated: std::sync::Mutex<HashMap<String, String>>,
-    /// Rounds in a row that failed, by UID.
-    pub(crate) failures: std::sync::Mutex<HashMap<String, u32>>,
+    /// All keys.
+    pub(crate) keys: Keys,
+    /// What MailDomains publish through.
+    pub(crate) ways: Ways,
+    /// How many keys may be made at a time: that is work for processors, and others wait for them too.
+    pub(crate) generators: Semaphore,
+    /// Keys and records of all domains, counted.
+    pub(crate) tally: Tally,
+    /// How long keys have been in their stages.
+    pub(crate) waits: Waits,
+    /// Rounds in a row that failed.
+    pub(crate) failures: Failures,
+    /// Rounds in a row that came to their end, but could not publish or look.
+    pub(crate) troubles: Failures,
     /// Records that something else keeps changing back.
     pub(crate) contests: Contests,
     /// Keys of certificates that come after others.
@@ -82,8 +97,8 @@ fn stage_span(selector: &str, stage: Stage) -> Span {
 }
 
 impl Context {
-    pub(crate) fn key_store(&self, domain: &MailDomain) -> KeyStore {
-        KeyStore::new(&self.client, &domain.namespace().unwrap_or_default())
+    pub(crate) fn key_store(&self, domain: &MailDomain) -> KeyStore<'_> {
+        KeyStore::new(&self.client, &domain.namespace().unwrap_or_default(), &self.keys)
     }
 
     /// Brings one domain a step further.
@@ -93,17 +108,25 @@ impl Context {
         if is_claimed_by_another(domain, &self.domains.state()) {
             return Ok(settled(Findings { conflict: true, ..Findings::default() }));
         }
-        let publishers = match self.publishers(domain).await? {
-            Ok(publishers) => publishers,
-            Err(findings) => return Ok(Outcome { findings, again: interval.min(LONGEST) }),
-        };
         let store = self.key_store(domain);
         let mut keys = store.list(domain).await?;
+        let publishers = match self.publishers(domain).await? {
+            Ok(publishers) => publishers,
+            Err(findings) => {
+                // What signs goes on to sign.
+                let findings = Findings { keys, ..findings };
+                return Ok(Outcome { findings, again: interval.min(LONGEST) });
+            }
+        };
         let zones = match self.observer.zones(&domain.spec).await {
             Ok(zones) => zones,
             Err(error) => {
                 let lookup_failed = Some(told(&error));
-                let findings = Findings { keys, lookup_failed, ..Findings::default() };
+                let unknown =
+                    Observation { state: RecordState::Unknown, observed: Vec::new(), shown: Vec::new() };
+                let records = records_of(domain, &keys).into_iter().map(|record| (record, unknown.clone()));
+                let findings =
+                    Findings { records: records.collect(), keys, lookup_failed, ..Findings::default() };
                 return Ok(Outcome { findings, again: LONGEST });
             }
         };
@@ -173,12 +196,17 @@ impl Context {
     async fn turn_keys(
         &self,
         domain: &MailDomain,
-        store: &KeyStore,
+        store: &KeyStore<'_>,
         keys: &mut Vec<StoredKey>,
         seen: &[(Record, Observation)],
         negative_ttl: Duration,
     ) -> Result<Vec<StoredKey>, Error> {
         let Some(dkim) = &domain.spec.dkim else { return Ok(Vec::new()) };
+        for half in keys.iter_mut().filter(|stored| stored.is_half_revoked()) {
+            store.bury(domain, half).await?;
+        }
+        let uid = domain.uid().unwrap_or_default();
+        self.waits.tell(&uid, keys);
         let plain: Vec<Key> = keys.iter().map(|stored| stored.key.clone()).collect();
         let shown = |wanted: &str| shown(wanted, &plain, seen);
         let ttl = ttl(&domain.spec);
@@ -189,29 +217,26 @@ impl Context {
             automatic: mode(domain) != DnsMode::Manual || dkim.delegated().is_some(),
         };
         let now = Timestamp::now();
-        let orders = self.orders(domain, &plain);
+        let orders = orders(domain);
         let actions = plan(now, dkim, pace, &plain, shown, &orders);
         let mut gone = Vec::new();
         for action in actions {
             match action {
                 Action::Generate(algorithm) => {
-                    let Some((selector, target)) = place(domain, dkim, algorithm, keys, &orders, seen) else {
+                    let Some(place) = place(domain, dkim, algorithm, keys, &orders, seen) else {
                         continue;
                     };
-                    let bits = dkim.rsa_bits;
-                    let made = tokio::task::spawn_blocking(move || keypair::generate(algorithm, bits)).await;
-                    let pem = made.map_err(|_| keypair::KeyPairError::Generate("new"))??;
-                    let (since, created) = (now, now);
-                    let stage = Stage::Generated;
-                    let key = Key { selector, algorithm, stage, since, created, missed: 0, turn: 0, target };
+                    let order = orders.rotate.clone();
+                    let (key, pem) = self.generate(dkim.rsa_bits, algorithm, place, order).await?;
                     self.tell(domain, "KeyGenerated", format!("the key {} was made", key.selector)).await;
-                    let span = stage_span(&key.selector, stage);
+                    let span = stage_span(&key.selector, key.stage);
                     keys.push(store.create(domain, key, &pem).instrument(span).await?);
                 }
                 Action::Move(selector, stage) => {
                     let newest = keys.iter().map(|stored| stored.key.turn).max().unwrap_or(0);
                     if let Some(stored) = keys.iter_mut().find(|stored| stored.key.selector == selector) {
                         (stored.key.stage, stored.key.since, stored.key.missed) = (stage, now, 0);
+                        self.waits.note(&uid, &selector, stage);
                         if stage == Stage::Active {
                             stored.key.turn = newest + 1;
                         }
@@ -234,29 +259,33 @@ impl Context {
         Ok(gone)
     }
 
-    /// What the annotations ask for. A rotation that was asked for is done once: a key made since the operator
-    /// first saw the value answers it.
-    fn orders(&self, domain: &MailDomain, keys: &[Key]) -> Orders {
-        let annotations = domain.annotations();
-        let mut orders = Orders::default();
-        if let Some(text) = annotations.get(REVOKE) {
-            let (selector, force) = text.split_once(',').unwrap_or((text, ""));
-            orders.revoke = Some(selector.trim().to_owned());
-            orders.force = force.trim() == "force";
-        }
-        if let Some(token) = annotations.get(ROTATE_NOW) {
-            let uid = domain.uid().unwrap_or_default();
-            let mut rotated = self.rotated.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let asked = token.parse::<Timestamp>().ok();
-            // A time as the token is kept across restarts: keys made after it answer it.
-            let answered = asked.map_or_else(
-                || rotated.get(&uid) == Some(token),
-                |asked| keys.iter().any(|key| key.created >= asked),
-            );
-            orders.rotate = !answered;
-            rotated.insert(uid, token.clone());
-        }
-        orders
+    /// A new key, in memory alone as yet.
+    async fn generate(
+        &self,
+        bits: u16,
+        algorithm: Algorithm,
+        (selector, target): (String, Option<String>),
+        order: Option<String>,
+    ) -> Result<(Key, SecretString), Error> {
+        let failed = || keypair::KeyPairError::Generate("new");
+        let permit = self.generators.acquire().await.map_err(|_| failed())?;
+        let made = tokio::task::spawn_blocking(move || keypair::generate(algorithm, bits)).await;
+        drop(permit);
+        let pem = made.map_err(|_| failed())??;
+        let (stage, since) = (Stage::Generated, Timestamp::now());
+        let key = Key {
+            selector,
+            algorithm,
+            stage,
+            since,
+            waited: None,
+            created: since,
+            missed: 0,
+            turn: 0,
+            target,
+            order,
+        };
+        Ok((key, pem))
     }
 
     /// Publishes what is managed, in each zone; what went wrong, in words.
@@ -318,7 +347,7 @@ impl Context {
             dns.zone = %zone,
             dns.changed = Empty,
         );
-        let applied = match publisher.is_metered() && changes.iter().all(shown) {
+        let applied = match publisher.is_seen_in_dns() && changes.iter().all(shown) {
             true => Ok(Applied::default()),
             false => {
                 let applying = publisher.apply(zone, base, &changes);
@@ -352,7 +381,10 @@ impl Context {
                 let late = applied.overdue(seen, interval)?;
                 Some((Reason::NotObserved, format!("{late}: {}", publisher.hint())))
             }
-            Err(error) => Some((Reason::PublishFailed, told(&error))),
+            Err(error) => {
+                self.ways.doubt();
+                Some((Reason::PublishFailed, told(&error)))
+            }
         }
     }
 
@@ -410,29 +442,18 @@ impl Context {
         }
         Ok(())
     }
+}
 
-    async fn tell(&self, domain: &MailDomain, reason: &str, note: String) {
-        tracing::info!(domain = domain.spec.domain, reason, note, "told");
-        self.event(domain, EventType::Normal, reason, note).await;
+/// What the annotations ask for.
+fn orders(domain: &MailDomain) -> Orders {
+    let annotations = domain.annotations();
+    let mut orders = Orders { rotate: annotations.get(ROTATE_NOW).cloned(), ..Orders::default() };
+    if let Some(text) = annotations.get(REVOKE) {
+        let (selector, force) = text.split_once(',').unwrap_or((text, ""));
+        orders.revoke = Some(selector.trim().to_owned());
+        orders.force = force.trim() == "force";
     }
-
-    pub(crate) async fn warn(&self, domain: &MailDomain, reason: &str, note: String) {
-        tracing::warn!(domain = domain.spec.domain, reason, note, "told");
-        self.event(domain, EventType::Warning, reason, note).await;
-    }
-
-    async fn event(&self, domain: &MailDomain, type_: EventType, reason: &str, note: String) {
-        let event = Event {
-            type_,
-            reason: reason.to_owned(),
-            note: Some(note),
-            action: "Reconcile".to_owned(),
-            secondary: None,
-        };
-        if let Err(error) = self.recorder.publish(&event, &domain.object_ref(&())).await {
-            tracing::debug!(%error, "event cannot be written");
-        }
-    }
+    orders
 }
 
 /// The records of a domain with its keys as they stand, but those in a zone that the spec does not name any more.
@@ -463,9 +484,11 @@ fn again(
         record.purpose.policy(&domain.spec) == RecordPolicy::Manage
             && observation.state != RecordState::Verified
     });
-    let soon = (rotation.min_propagation / 5).clamp(SHORTEST, LONGEST);
-    if moving || managed_is_wrong || failed || keys.is_empty() {
-        return soon;
+    if managed_is_wrong || failed || keys.is_empty() || moving {
+        // A record that is there and is to stay there for long need not be looked at each moment.
+        let steady = !managed_is_wrong && !failed && !keys.is_empty();
+        let longest = if steady { LONGEST * 10 } else { LONGEST };
+        return (rotation.min_propagation / 10).clamp(SHORTEST, longest);
     }
     let now = Timestamp::now();
     let due = keys.iter().filter_map(|stored| {

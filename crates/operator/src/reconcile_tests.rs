@@ -20,12 +20,14 @@ fn active_for(time: Duration) -> StoredKey {
         algorithm: Algorithm::RsaSha256,
         stage: Stage::Active,
         since,
+        waited: None,
         created: since,
         missed: 0,
         turn: 0,
         target: None,
+        order: None,
     };
-    StoredKey { key, object: "s".to_owned(), public_key: None }
+    StoredKey { key, object: "s".to_owned(), public_key: None, version: None }
 }
 
 #[test]

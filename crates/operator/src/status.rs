@@ -47,7 +47,6 @@ pub(crate) enum Reason {
     DNSActionRequired,
     LookupFailed,
     Ready,
-    NotReady,
     Suspended,
     Progressing,
     Done,
@@ -91,6 +90,12 @@ impl Findings {
         Self { refused: Some((Some(reason), message.into())), ..Self::default() }
     }
 
+    /// Whether name servers, or whoever publishes, do not do what they are asked.
+    pub(crate) fn is_in_trouble(&self) -> bool {
+        let failed = matches!(self.publish_failed, Some((Reason::PublishFailed, _)));
+        failed || self.lookup_failed.is_some()
+    }
+
     /// The status that follows. Times of conditions that stay as they are stay, too.
     pub(crate) fn status(&self, domain: &MailDomain, now: Timestamp) -> MailDomainStatus {
         let findings = self.conditions(domain);
@@ -127,7 +132,7 @@ impl Findings {
             algorithm: stored.key.algorithm,
             stage: stored.key.stage,
             stage_since: stored.key.since.to_string(),
-            secret_name: stored.public_key.as_ref().map(|_| stored.object.clone()),
+            secret_name: stored.version.as_ref().map(|_| stored.object.clone()),
         };
         Some(DkimStatus {
             active_selectors: active.map(|stored| stored.key.selector.clone()).collect(),
@@ -178,7 +183,7 @@ impl Findings {
         let last = [
             finding("Reconciling", reconciling, busy, ""),
             finding("Stalled", stalled, stall, ""),
-            finding("Ready", ready, if ready { Reason::Ready } else { reason.or(Reason::NotReady) }, message),
+            finding("Ready", ready, reason, message),
         ];
         let found = [accepted, claimed].into_iter().chain(proven).chain([dkim, published, verified]);
         found.chain(self.tlsa_ready(domain)).chain(last).collect()
@@ -354,13 +359,6 @@ impl Findings {
                 finding(KIND, false, Reason::Drifted, format!("{what} says {there}"))
             }
         }
-    }
-}
-
-impl Reason {
-    /// Itself, unless it says that all is well.
-    fn or(self, other: Self) -> Self {
-        if self == Self::Ready { other } else { self }
     }
 }
 

@@ -1,14 +1,17 @@
 //! Keys in the cluster. One Secret a key, written once: only its annotations move, with the key's stage. When a
 //! key is revoked the Secret goes, and a ConfigMap keeps its name, stage and dates.
+//!
+//! Every change of a Secret names the version that it follows from: an operator that has been asleep, and does
+//! not know yet that another leads, is refused.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use domains::types::{MailDomain, Stage};
 use domains::{ACTIVE, Algorithm, DOMAIN_ANNOTATION, SELECTOR_LABEL, STAGE_ANNOTATION};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -16,6 +19,7 @@ use serde_json::json;
 use crate::error::Error;
 use crate::keypair;
 use crate::keys::Key;
+use crate::mirror::Mirror;
 use crate::record::PublishedKey;
 
 /// Says since when a key is in its stage, RFC 3339.
@@ -30,19 +34,25 @@ const MISSED: &str = "mail.packetboat.dev/missed";
 const TURN: &str = "mail.packetboat.dev/turn";
 /// Says where a key's record is, where its selector is a CNAME.
 const TARGET: &str = "mail.packetboat.dev/record-name";
+/// Which rotation, asked for by annotation, a key answers.
+const ORDER: &str = "mail.packetboat.dev/made-for";
 /// The key of a Secret under which the private key lies.
 const PRIVATE_KEY: &str = "tls.key";
 /// Who writes, for server-side apply.
 pub(crate) const MANAGER: &str = "packetboat-operator";
+/// In memory alone, in place of the private key: the public one.
+const PUBLIC_KEY: &str = "public";
 
 /// A key as the cluster has it.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredKey {
     pub(crate) key: Key,
-    /// The Secret, or the ConfigMap of a revoked key.
+    /// The Secret, and the ConfigMap that comes in its place when it is revoked.
     pub(crate) object: String,
     /// The public half; nothing when it is revoked.
     pub(crate) public_key: Option<String>,
+    /// The version of the Secret; nothing once that is gone.
+    pub(crate) version: Option<String>,
 }
 
 impl StoredKey {
@@ -54,12 +64,42 @@ impl StoredKey {
             target: self.key.target.clone(),
         }
     }
+
+    /// Whether it is revoked, and its private key is still there: what was begun is to be ended.
+    pub(crate) fn is_half_revoked(&self) -> bool {
+        self.key.stage == Stage::Revoked && self.version.is_some()
+    }
+}
+
+/// All keys of the cluster, or of the namespace that is looked after.
+pub(crate) struct Keys {
+    pub(crate) secrets: Mirror<Secret>,
+    pub(crate) tombstones: Mirror<ConfigMap>,
+}
+
+/// Puts the public key in the place of the private one: that is not needed any more, and not kept in memory.
+pub(crate) fn without_private_key(secret: &mut Secret) {
+    let algorithm = secret.annotations().get(ALGORITHM).and_then(|name| algorithm_of(name));
+    let data = secret.data.take().unwrap_or_default();
+    let private = data.into_iter().find(|(name, _)| name == PRIVATE_KEY).map(|(_, octets)| octets.0);
+    let private = private.and_then(|octets| String::from_utf8(octets).ok()).map(SecretString::from);
+    let Some((algorithm, private)) = algorithm.zip(private) else { return };
+    match keypair::public_key(algorithm, &private) {
+        Ok(public) => {
+            secret.data = Some(BTreeMap::from([(PUBLIC_KEY.to_owned(), ByteString(public.into_bytes()))]));
+        }
+        Err(error) => {
+            tracing::error!(secret = secret.name_any(), %error, "DKIM key cannot be read, it is left alone");
+        }
+    }
 }
 
 /// The keys of one domain.
-pub(crate) struct KeyStore {
+pub(crate) struct KeyStore<'a> {
     secrets: Api<Secret>,
     tombstones: Api<ConfigMap>,
+    namespace: String,
+    all: &'a Keys,
 }
 
 fn algorithm_name(algorithm: Algorithm) -> &'static str {
@@ -82,10 +122,12 @@ fn key_of(meta: &ObjectMeta) -> Option<Key> {
         algorithm: algorithm_of(annotations.get(ALGORITHM)?)?,
         stage: Stage::from_name(annotations.get(STAGE_ANNOTATION)?)?,
         since: time(SINCE)?,
+        waited: None,
         created: time(CREATED)?,
         missed: annotations.get(MISSED).and_then(|text| text.parse().ok()).unwrap_or(0),
         turn: annotations.get(TURN).and_then(|text| text.parse().ok()).unwrap_or(0),
         target: annotations.get(TARGET).cloned(),
+        order: annotations.get(ORDER).cloned(),
     })
 }
 
@@ -101,6 +143,7 @@ fn meta_of(domain: &MailDomain, key: &Key, object: &str) -> ObjectMeta {
         (TURN, key.turn.to_string()),
     ];
     annotations.extend(key.target.clone().map(|target| (TARGET, target)));
+    annotations.extend(key.order.clone().map(|order| (ORDER, order)));
     let labels = [(SELECTOR_LABEL, key.selector.as_str()), ("app.kubernetes.io/managed-by", MANAGER)];
     let own = |map: &[(&str, String)]| -> BTreeMap<String, String> {
         map.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
@@ -124,49 +167,52 @@ fn object_name(domain: &MailDomain, key: &Key) -> String {
     }
 }
 
-impl KeyStore {
-    pub(crate) fn new(client: &Client, namespace: &str) -> Self {
+impl<'a> KeyStore<'a> {
+    pub(crate) fn new(client: &Client, namespace: &str, all: &'a Keys) -> Self {
         Self {
             secrets: Api::namespaced(client.clone(), namespace),
             tombstones: Api::namespaced(client.clone(), namespace),
+            namespace: namespace.to_owned(),
+            all,
         }
     }
 
     /// All keys of a domain, as their objects tell; nothing else is needed to go on.
+    ///
+    /// # Errors
+    /// When the API server has not told of them yet.
     pub(crate) async fn list(&self, domain: &MailDomain) -> Result<Vec<StoredKey>, Error> {
-        let labelled = ListParams::default().labels(SELECTOR_LABEL);
+        self.all.secrets.ready().await?;
+        self.all.tombstones.ready().await?;
         let ours = |meta: &ObjectMeta| {
             let name = meta.annotations.as_ref().and_then(|all| all.get(DOMAIN_ANNOTATION));
-            name == Some(&domain.spec.domain) && meta.deletion_timestamp.is_none()
+            name == Some(&domain.spec.domain)
+                && meta.namespace.as_ref() == Some(&self.namespace)
+                && meta.deletion_timestamp.is_none()
         };
         let mut keys = Vec::new();
-        for secret in self.secrets.list(&labelled).await.map_err(Error::kube("listing key Secrets"))? {
-            if !ours(&secret.metadata) {
-                continue;
-            }
+        for secret in self.all.secrets.all(|secret| ours(&secret.metadata)) {
+            let public = secret.data.as_ref().and_then(|data| data.get(PUBLIC_KEY));
+            let public = public.and_then(|octets| String::from_utf8(octets.0.clone()).ok());
             let object = secret.name_any();
-            let pem = secret.data.as_ref().and_then(|data| data.get(PRIVATE_KEY));
-            let pem = pem.and_then(|octets| String::from_utf8(octets.0.clone()).ok()).map(SecretString::from);
-            match (key_of(&secret.metadata), pem) {
-                (Some(key), Some(pem)) => match keypair::public_key(key.algorithm, &pem) {
-                    Ok(public_key) => keys.push(StoredKey { key, object, public_key: Some(public_key) }),
-                    Err(error) => {
-                        tracing::error!(secret = object, %error, "DKIM key cannot be read, it is left alone")
-                    }
-                },
+            match (key_of(&secret.metadata), public) {
+                (Some(key), Some(public)) => {
+                    let public_key = Some(public).filter(|_| key.stage != Stage::Revoked);
+                    keys.push(StoredKey { key, object, public_key, version: secret.resource_version() });
+                }
                 _ => tracing::error!(
                     secret = object,
-                    "annotations of a DKIM key are damaged, it is left alone"
+                    "DKIM key or its annotations are damaged, it is left alone"
                 ),
             }
         }
-        let tombstones = self.tombstones.list(&labelled).await;
-        for tombstone in tombstones.map_err(Error::kube("listing tombstones of keys"))? {
-            if let Some(key) = key_of(&tombstone.metadata).filter(|_| ours(&tombstone.metadata)) {
+        for tombstone in self.all.tombstones.all(|tombstone| ours(&tombstone.metadata)) {
+            if let Some(key) = key_of(&tombstone.metadata) {
                 // A crash between the two leaves both; the tombstone counts.
                 let object = tombstone.name_any();
-                keys.retain(|other| other.object != object);
-                keys.push(StoredKey { key, object, public_key: None });
+                let both = keys.iter().position(|other| other.object == object);
+                let version = both.and_then(|at| keys.swap_remove(at).version);
+                keys.push(StoredKey { key, object, public_key: None, version });
             }
         }
         keys.sort_by(|a, b| (a.key.created, &a.key.selector).cmp(&(b.key.created, &b.key.selector)));
@@ -192,75 +238,75 @@ impl KeyStore {
         };
         let created = self.secrets.create(&PostParams::default(), &secret).await;
         let created = created.map_err(Error::kube("creating a key Secret"))?;
-        Ok(StoredKey { key, object: created.name_any(), public_key: Some(public_key) })
+        let (object, version) = (created.name_any(), created.resource_version());
+        self.all.secrets.wrote(created);
+        Ok(StoredKey { key, object, public_key: Some(public_key), version })
     }
 
     /// Writes down a key's stage. One that is revoked loses its private key for good.
+    ///
+    /// # Errors
+    /// When the Kubernetes API refuses: the Secret has changed since it was looked at, say.
     pub(crate) async fn write(&self, domain: &MailDomain, stored: &mut StoredKey) -> Result<(), Error> {
-        let meta = meta_of(domain, &stored.key, &stored.object);
-        if stored.key.stage == Stage::Revoked {
-            let patch = json!({
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": meta,
-                "data": {"note": "a revoked DKIM key: its record says so until this object goes"},
-            });
-            let name = &stored.object;
-            self.tombstones
-                .patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch))
-                .await
-                .map_err(Error::kube("writing the tombstone of a key"))?;
-            ignore_missing(self.secrets.delete(name, &DeleteParams::default()).await)
-                .map_err(Error::kube("deleting a revoked key"))?;
-            stored.public_key = None;
-            return Ok(());
+        if stored.version.is_some() {
+            let annotations = meta_of(domain, &stored.key, &stored.object).annotations;
+            let patch = json!({"metadata": {"annotations": annotations, "resourceVersion": stored.version}});
+            let params = PatchParams::default();
+            let written = self.secrets.patch(&stored.object, &params, &Patch::Merge(&patch)).await;
+            let written = written.map_err(Error::kube("writing the stage of a key"))?;
+            stored.version = written.resource_version();
+            self.all.secrets.wrote(written);
         }
-        let patch = json!({"metadata": {"annotations": meta.annotations}});
-        self.secrets
-            .patch(&stored.object, &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-            .map_err(Error::kube("writing the stage of a key"))?;
+        // A revoked one signs no more from here on, whatever happens.
+        if stored.key.stage == Stage::Revoked { self.bury(domain, stored).await } else { Ok(()) }
+    }
+
+    /// Puts a tombstone in the place of a revoked key's Secret.
+    pub(crate) async fn bury(&self, domain: &MailDomain, stored: &mut StoredKey) -> Result<(), Error> {
+        let patch = json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": meta_of(domain, &stored.key, &stored.object),
+            "data": {"note": "a revoked DKIM key: its record says so until this object goes"},
+        });
+        let params = PatchParams::apply(MANAGER).force();
+        let written = self.tombstones.patch(&stored.object, &params, &Patch::Apply(&patch)).await;
+        self.all.tombstones.wrote(written.map_err(Error::kube("writing the tombstone of a key"))?);
+        self.remove_secret(stored).await?;
+        (stored.public_key, stored.version) = (None, None);
+        Ok(())
+    }
+
+    async fn remove_secret(&self, stored: &StoredKey) -> Result<(), Error> {
+        ignore_missing(self.secrets.delete(&stored.object, &DeleteParams::default()).await)
+            .map_err(Error::kube("deleting a key Secret"))?;
+        self.all.secrets.removed(&self.namespace, &stored.object);
         Ok(())
     }
 
     /// Forgets a revoked key.
     pub(crate) async fn forget(&self, stored: &StoredKey) -> Result<(), Error> {
         ignore_missing(self.tombstones.delete(&stored.object, &DeleteParams::default()).await)
-            .map_err(Error::kube("deleting the tombstone of a key"))
+            .map_err(Error::kube("deleting the tombstone of a key"))?;
+        self.all.tombstones.removed(&self.namespace, &stored.object);
+        Ok(())
     }
 
     /// Cuts keys loose from their MailDomain, so that they stay when it goes.
     pub(crate) async fn release(&self, stored: &StoredKey) -> Result<(), Error> {
         let patch = json!({"metadata": {"ownerReferences": null}});
         let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
-        let released = match stored.public_key {
+        let released = match stored.version {
             Some(_) => self.secrets.patch(&stored.object, &params, &patch).await.map(drop),
             None => self.tombstones.patch(&stored.object, &params, &patch).await.map(drop),
         };
-        released.map_err(Error::kube("releasing a key"))
+        ignore_missing(released).map_err(Error::kube("releasing a key"))
     }
 
     /// Deletes a key with all that is known of it.
     pub(crate) async fn delete(&self, stored: &StoredKey) -> Result<(), Error> {
-        ignore_missing(self.secrets.delete(&stored.object, &DeleteParams::default()).await)
-            .map_err(Error::kube("deleting a key Secret"))?;
+        self.remove_secret(stored).await?;
         self.forget(stored).await
-    }
-
-    /// All values of a Secret that are texts, without blanks around them; none when it is not there.
-    pub(crate) async fn secret_texts(&self, name: &str) -> Result<HashMap<String, SecretString>, Error> {
-        let secret = self.secrets.get_opt(name).await.map_err(Error::kube("reading a Secret"))?;
-        let data = secret.and_then(|secret| secret.data).unwrap_or_default();
-        let text = |(key, value): (String, ByteString)| {
-            Some((key, SecretString::from(std::str::from_utf8(&value.0).ok()?.trim().to_owned())))
-        };
-        Ok(data.into_iter().filter_map(text).collect())
-    }
-
-    /// One value of a Secret, as octets.
-    pub(crate) async fn secret_value(&self, name: &str, key: &str) -> Result<Option<Vec<u8>>, Error> {
-        let secret = self.secrets.get_opt(name).await.map_err(Error::kube("reading a Secret"))?;
-        Ok(secret.and_then(|secret| secret.data?.remove(key)).map(|value| value.0))
     }
 }
 

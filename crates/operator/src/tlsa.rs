@@ -23,7 +23,6 @@ use crate::observe::{Observation, Zones, is_below};
 use crate::reconcile::Context;
 use crate::record::{PIN, Purpose, Record, tlsa_name, tlsa_record, ttl};
 use crate::signed::Security;
-use crate::store::KeyStore;
 
 /// The keys of a certificate, as SHA-256 digests of their SubjectPublicKeyInfo.
 struct Pinned {
@@ -199,20 +198,21 @@ impl Context {
             found.and_then(|value| value.as_str()).map(str::to_owned)
         };
         let secret = text("/spec/secretName").unwrap_or_else(|| name.clone());
-        let store = KeyStore::new(&self.client, &namespace);
-        let Some(chain) = store.secret_value(&secret, "tls.crt").await? else {
+        let Some(chain) = self.ways.secret(&namespace, &secret).await?.remove("tls.crt") else {
             return Ok(Err(format!(
                 "tlsa.certificateRef: there is no certificate {name}: the Secret {secret} has no key \"tls.crt\", or is not there"
             )));
         };
-        let Some(current) = key_of_certificate(&chain) else {
+        let Some(current) = key_of_certificate(&chain.0) else {
             return Ok(Err(format!(
                 "tlsa.certificateRef: tls.crt in the Secret {secret} is no certificate in PEM"
             )));
         };
         let next = match text("/status/nextPrivateKeySecretName") {
             Some(next) => {
-                store.secret_texts(&next).await?.remove("tls.key").as_ref().and_then(key_of_private_key)
+                let key = self.ways.secret(&namespace, &next).await?.remove("tls.key");
+                let key = key.and_then(|octets| String::from_utf8(octets.0).ok()).map(SecretString::from);
+                key.as_ref().and_then(key_of_private_key)
             }
             None => None,
         };

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
+use hickory_proto::op::{Edns, Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
 use tempfile::TempDir;
+use tokio::net::UdpSocket;
 use tokio::process::Command;
 
 use crate::child::Child;
@@ -24,11 +27,26 @@ struct Server {
     child: Option<Child>,
 }
 
+/// How the secondary serves its zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serving {
+    /// As it should.
+    Well,
+    /// It refuses every question (REFUSED).
+    Refusing,
+    /// It has lost the zone and fails (SERVFAIL).
+    Failing,
+}
+
 /// Two authoritative servers of one zone; both end when this is dropped.
 pub struct Bind {
     zone: String,
     primary: Server,
     secondary: Server,
+    /// Seconds by which the secondary lags; without it the primary tells it of each change.
+    lag: Option<u32>,
+    /// Further settings of the zone at the primary.
+    policy: &'static str,
 }
 
 impl Server {
@@ -42,6 +60,14 @@ impl Server {
     }
 
     async fn start(&mut self, zone: &str) -> Result<()> {
+        self.launch(async |address| {
+            let answer = dig(address, &["SOA", zone]).await;
+            answer.is_ok_and(|answer| !answer.trim().is_empty())
+        })
+        .await
+    }
+
+    async fn launch(&mut self, is_up: impl AsyncFn(SocketAddr) -> bool) -> Result<()> {
         let mut command = Command::new("named");
         command.args(["-g", "-4", "-n", "1", "-c"]).arg(self.path("named.conf"));
         let mut child = Child::spawn("named", command, &self.path("named.log"))?;
@@ -49,8 +75,7 @@ impl Server {
             if let Err(ended) = child.check_alive() {
                 return Some(Err(ended));
             }
-            let answer = dig(self.address, &["SOA", zone]).await.ok()?;
-            (!answer.trim().is_empty()).then_some(Ok(()))
+            is_up(self.address).await.then_some(Ok(()))
         })
         .await??;
         self.child = Some(child);
@@ -82,13 +107,13 @@ fn write_config(server: &Server, zone: &str, role: &str) -> Result<()> {
 impl Bind {
     /// Starts both with a zone of these further lines; its negative time to live is `negative_ttl` seconds.
     pub async fn start(zone: &str, negative_ttl: u32, lines: &str) -> Result<Self> {
-        Self::start_with(zone, negative_ttl, lines, "").await
+        Self::launch(zone, negative_ttl, lines, None, "").await
     }
 
     /// The same, with a zone that the primary signs.
     pub async fn start_signed(zone: &str, negative_ttl: u32, lines: &str) -> Result<Self> {
-        let this = Self::start_with(zone, negative_ttl, lines, "dnssec-policy default; key-directory \".\";")
-            .await?;
+        let policy = "dnssec-policy default; key-directory \".\";";
+        let this = Self::launch(zone, negative_ttl, lines, None, policy).await?;
         wait::until_true("the zone to be signed", START, async || {
             let signed = async |server| dig(server, &["+dnssec", "SOA", zone]).await.unwrap_or_default();
             signed(this.primary()).await.contains("SOA ") && signed(this.secondary()).await.contains("SOA ")
@@ -97,28 +122,87 @@ impl Bind {
         Ok(this)
     }
 
-    async fn start_with(zone: &str, negative_ttl: u32, lines: &str, policy: &str) -> Result<Self> {
-        let (mut primary, mut secondary) = (Server::new()?, Server::new()?);
+    /// The same, with a secondary that looks for changes by itself alone, every `lag` seconds.
+    pub async fn lagging(zone: &str, negative_ttl: u32, lines: &str, lag: u32) -> Result<Self> {
+        Self::launch(zone, negative_ttl, lines, Some(lag), "").await
+    }
+
+    async fn launch(
+        zone: &str,
+        negative_ttl: u32,
+        lines: &str,
+        lag: Option<u32>,
+        policy: &'static str,
+    ) -> Result<Self> {
+        let (primary, secondary) = (Server::new()?, Server::new()?);
         let text = format!(
             "$ORIGIN {zone}.\n$TTL 60\n@ {negative_ttl} IN SOA ns1 hostmaster 1 60 60 86400 {negative_ttl}\n\
              @ IN NS ns1\n@ IN NS ns2\nns1 IN A 127.0.0.1\nns2 IN A 127.0.0.1\nmx IN A 127.0.0.1\n{lines}\n"
         );
         std::fs::write(primary.path("zone"), text)?;
-        let follower = secondary.address.port();
+        let mut this = Self { zone: zone.to_owned(), primary, secondary, lag, policy };
+        this.write_primary(&format!("key {KEY_NAME}"))?;
+        this.write_secondary(Serving::Well)?;
+        this.start_primary().await?;
+        this.start_secondary().await?;
+        Ok(this)
+    }
+
+    fn write_primary(&self, updaters: &str) -> Result<()> {
+        let follower = self.secondary.address.port();
+        let notify = match self.lag {
+            None => format!("notify explicit; also-notify {{ 127.0.0.1 port {follower}; }};"),
+            Some(_) => "notify no;".to_owned(),
+        };
+        let role =
+            format!("type primary; file \"zone\"; allow-update {{ {updaters}; }}; {notify} {}", self.policy);
+        write_config(&self.primary, &self.zone, &role)
+    }
+
+    fn write_secondary(&self, serving: Serving) -> Result<()> {
+        let leader = match serving {
+            Serving::Failing => 1,
+            _ => self.primary.address.port(),
+        };
+        let (file, queries) = match serving {
+            Serving::Well => ("copy", "any"),
+            Serving::Refusing => ("copy", "none"),
+            Serving::Failing => ("lost", "any"),
+        };
+        let (least, most) = self.lag.map_or((1, 2), |lag| (lag, lag));
         let role = format!(
-            "type primary; file \"zone\"; allow-update {{ key {KEY_NAME}; }}; notify explicit; \
-             also-notify {{ 127.0.0.1 port {follower}; }}; {policy}"
+            "type secondary; file \"{file}\"; primaries {{ 127.0.0.1 port {leader}; }}; allow-query {{ {queries}; }}; \
+             allow-notify {{ 127.0.0.1; }}; min-refresh-time {least}; max-refresh-time {most}; \
+             min-retry-time {least}; max-retry-time {most};"
         );
-        write_config(&primary, zone, &role)?;
-        let leader = primary.address.port();
-        let role = format!(
-            "type secondary; file \"copy\"; primaries {{ 127.0.0.1 port {leader}; }}; \
-             allow-notify {{ 127.0.0.1; }}; min-refresh-time 1; max-refresh-time 2;"
-        );
-        write_config(&secondary, zone, &role)?;
-        primary.start(zone).await?;
-        secondary.start(zone).await?;
-        Ok(Self { zone: zone.to_owned(), primary, secondary })
+        write_config(&self.secondary, &self.zone, &role)
+    }
+
+    /// Starts the secondary anew, to serve in this way.
+    pub async fn secondary_serves(&mut self, serving: Serving) -> Result<()> {
+        self.secondary.stop().await?;
+        self.write_secondary(serving)?;
+        if serving == Serving::Well {
+            return self.start_secondary().await;
+        }
+        // It answers, though not with what it is asked for.
+        self.secondary.launch(async |address| dig(address, &["SOA", "."]).await.is_ok()).await
+    }
+
+    /// Starts the primary anew: it takes updates with the key, or none.
+    pub async fn primary_takes_updates(&mut self, takes: bool) -> Result<()> {
+        self.primary.stop().await?;
+        let key = format!("key {KEY_NAME}");
+        self.write_primary(if takes { key.as_str() } else { "none" })?;
+        self.start_primary().await
+    }
+
+    /// The texts of a name at a server, each joined; none where the name has none.
+    ///
+    /// # Errors
+    /// When the server does not answer, or with an error.
+    pub async fn texts(&self, server: SocketAddr, name: &str) -> Result<Vec<String>> {
+        texts(server, name).await
     }
 
     /// Where the primary listens.
@@ -192,6 +276,38 @@ impl Bind {
     pub fn secret() -> Vec<u8> {
         base64::engine::general_purpose::STANDARD.decode(SECRET).unwrap_or_default()
     }
+}
+
+/// The texts of a name at a server, each joined from its strings.
+///
+/// # Errors
+/// When the server does not answer within a second, or with an error.
+pub async fn texts(server: SocketAddr, name: &str) -> Result<Vec<String>> {
+    let mut question = Message::query();
+    let mut query = Query::new();
+    let mut asked = Name::from_ascii(name)?;
+    asked.set_fqdn(true);
+    query.set_name(asked).set_query_type(RecordType::TXT);
+    question.add_query(query);
+    let mut edns = Edns::new();
+    edns.set_max_payload(4096);
+    question.set_edns(edns);
+    let socket = UdpSocket::bind("127.0.0.1:0").await?;
+    socket.connect(server).await?;
+    socket.send(&question.to_vec()?).await?;
+    let mut octets = vec![0; 4096];
+    let length = tokio::time::timeout(Duration::from_secs(1), socket.recv(&mut octets)).await;
+    let answer = Message::from_vec(&octets[..length.context("no answer")??])?;
+    let code = answer.metadata.response_code;
+    ensure!(matches!(code, ResponseCode::NoError | ResponseCode::NXDomain), "{server} says {code}");
+    let texts = answer.answers.iter().filter_map(|record| match &record.data {
+        RData::TXT(txt) => {
+            let octets: Vec<u8> = txt.txt_data.iter().flat_map(|string| string.iter().copied()).collect();
+            Some(String::from_utf8_lossy(&octets).into_owned())
+        }
+        _ => None,
+    });
+    Ok(texts.collect())
 }
 
 async fn dig(server: SocketAddr, question: &[&str]) -> Result<String> {

@@ -1,11 +1,14 @@
 //! An independent maker and judge of DKIM signatures: dkimpy, fed with keys from zone text.
 
+use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
 
 use crate::keys::DkimKey;
 
@@ -13,6 +16,10 @@ use crate::keys::DkimKey;
 const VERIFY: &str = include_str!("dkim_verify.py");
 /// The signer. It reads the message from its input and prints the header field.
 const SIGN: &str = include_str!("dkim_sign.py");
+/// The judge that asks name servers, for as many messages as there are lines of JSON on its input.
+const JUDGE: &str = include_str!("dkim_judge.py");
+/// How long one verdict may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What dkimpy says about one `DKIM-Signature`, in the order of the header.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -39,6 +46,46 @@ pub async fn verify(message: &[u8], keys: &[(String, String)]) -> Result<Vec<Sig
     let keys: Vec<String> = keys.iter().map(|(name, record)| format!("{name}={record}")).collect();
     let printed = python(VERIFY, &keys, message).await?;
     serde_json::from_slice(&printed).context("reading what the DKIM judge printed")
+}
+
+/// Verifies messages with the keys that name servers tell, one process for many.
+pub struct Judge {
+    child: tokio::process::Child,
+    questions: ChildStdin,
+    verdicts: Lines<BufReader<ChildStdout>>,
+}
+
+impl Judge {
+    /// Starts the judge.
+    pub fn start() -> Result<Self> {
+        let mut child = Command::new("/usr/bin/python3")
+            .args(["-c", JUDGE])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting python3 (packages python3-dkim, python3-nacl and python3-dnspython)")?;
+        let questions = child.stdin.take().context("the judge has no input")?;
+        let verdicts = BufReader::new(child.stdout.take().context("the judge has no output")?).lines();
+        Ok(Self { child, questions, verdicts })
+    }
+
+    /// What it says of every signature of a message, with the keys that this name server tells now.
+    ///
+    /// # Errors
+    /// When it has ended, or takes too long.
+    pub async fn verify(&mut self, message: &str, server: SocketAddr) -> Result<Vec<Signature>> {
+        let question = serde_json::json!({
+            "message": message,
+            "server": server.ip().to_string(),
+            "port": server.port(),
+        });
+        self.questions.write_all(format!("{question}\n").as_bytes()).await?;
+        self.questions.flush().await?;
+        let verdict = timeout(PATIENCE, self.verdicts.next_line()).await.context("the judge is silent")??;
+        let verdict = verdict.with_context(|| format!("the judge has ended: {:?}", self.child.try_wait()))?;
+        serde_json::from_str(&verdict).context("reading what the DKIM judge printed")
+    }
 }
 
 /// The message with a signature of `domain` in front. Line ends must be CRLF.

@@ -101,6 +101,12 @@ impl ApiServer {
         }
     }
 
+    /// Where the API is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The process of the API server; none while it is ended.
     #[must_use]
     pub fn child(&self) -> Option<&Child> {

@@ -30,3 +30,4 @@ pub mod route53;
 pub mod smtp;
 pub mod volatile_disk;
 pub mod wait;
+pub mod zones;

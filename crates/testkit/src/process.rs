@@ -119,6 +119,8 @@ pub struct Settings {
     pub delivery: SocketAddr,
     /// A kubeconfig: MailDomains come from that cluster, not from the site's folder.
     pub kubeconfig: Option<PathBuf>,
+    /// The one namespace of that cluster whose MailDomains count; all when absent.
+    pub namespace: Option<String>,
     /// Further top-level YAML lines.
     pub extra: String,
     /// Environment variables of the process.
@@ -141,9 +143,10 @@ impl Settings {
             "hostname: {}\ndata_dir: {}\ndns: {{servers: [\"{}\"]}}\nadmin: {{address: \"{}\"}}\n",
             self.hostname, self.data_dir, self.dns, self.admin
         );
-        yaml.push_str(match &self.kubeconfig {
-            Some(_) => "domains: {kubernetes: {}}\n",
-            None => "domains: {folder: domains}\n",
+        yaml.push_str(&match (&self.kubeconfig, &self.namespace) {
+            (Some(_), Some(namespace)) => format!("domains: {{kubernetes: {{namespace: {namespace}}}}}\n"),
+            (Some(_), None) => "domains: {kubernetes: {}}\n".to_owned(),
+            (None, _) => "domains: {folder: domains}\n".to_owned(),
         });
         if matches!(self.role, Role::All | Role::Edge) {
             let _ = write!(
@@ -267,6 +270,7 @@ impl Site {
             verifier: net::free_address()?,
             delivery: net::free_address()?,
             kubeconfig: None,
+            namespace: None,
             extra: String::new(),
             environment: Vec::new(),
             program: None,

@@ -1,0 +1,81 @@
+//! What there is over all domains, as metrics: keys by stage, records by state.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use domains::types::{RecordState, Stage};
+
+use crate::observe::Observation;
+use crate::record::Record;
+use crate::store::StoredKey;
+
+const STAGES: [Stage; 6] =
+    [Stage::Generated, Stage::Publishing, Stage::Propagating, Stage::Active, Stage::Retiring, Stage::Revoked];
+const STATES: [RecordState; 5] = [
+    RecordState::Verified,
+    RecordState::Missing,
+    RecordState::Drifted,
+    RecordState::Conflict,
+    RecordState::Unknown,
+];
+
+/// What one domain has.
+#[derive(Default)]
+struct Counts {
+    keys: BTreeMap<&'static str, u32>,
+    records: BTreeMap<&'static str, u32>,
+}
+
+/// What all domains have, by UID.
+#[derive(Default)]
+pub(crate) struct Tally {
+    domains: Mutex<HashMap<String, Counts>>,
+}
+
+fn state_name(state: RecordState) -> &'static str {
+    match state {
+        RecordState::Verified => "Verified",
+        RecordState::Missing => "Missing",
+        RecordState::Drifted => "Drifted",
+        RecordState::Conflict => "Conflict",
+        RecordState::Unknown => "Unknown",
+    }
+}
+
+impl Tally {
+    /// Notes what was found of a domain.
+    pub(crate) fn note(&self, uid: &str, keys: &[StoredKey], records: &[(Record, Observation)]) {
+        let mut counts = Counts::default();
+        for stored in keys {
+            *counts.keys.entry(stored.key.stage.name()).or_default() += 1;
+        }
+        for (_, seen) in records {
+            *counts.records.entry(state_name(seen.state)).or_default() += 1;
+        }
+        let mut domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
+        domains.insert(uid.to_owned(), counts);
+    }
+
+    /// Forgets a domain that is gone.
+    pub(crate) fn forget(&self, uid: &str) {
+        self.domains.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// Tells the sums.
+    pub(crate) fn tell(&self) {
+        let domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
+        metrics::gauge!("packetboat_operator_domains").set(count(domains.len()));
+        for stage in STAGES.map(Stage::name) {
+            let sum: u32 = domains.values().filter_map(|counts| counts.keys.get(stage)).sum();
+            metrics::gauge!("packetboat_operator_keys", "stage" => stage).set(f64::from(sum));
+        }
+        for state in STATES.map(state_name) {
+            let sum: u32 = domains.values().filter_map(|counts| counts.records.get(state)).sum();
+            metrics::gauge!("packetboat_operator_records", "state" => state).set(f64::from(sum));
+        }
+    }
+}
+
+fn count(number: usize) -> f64 {
+    u32::try_from(number).map_or(f64::INFINITY, f64::from)
+}
