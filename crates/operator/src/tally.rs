@@ -65,6 +65,11 @@ impl Tally {
     pub(crate) fn tell(&self) {
         let domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
         metrics::gauge!("packetboat_operator_domains").set(count(domains.len()));
+        // Without `dkim` a domain has no keys, and wants none.
+        let waits =
+            |counts: &&Counts| !counts.keys.is_empty() && !counts.keys.contains_key(Stage::Active.name());
+        let waiting = domains.values().filter(waits).count();
+        metrics::gauge!("packetboat_operator_domains_without_key").set(count(waiting));
         for stage in STAGES.map(Stage::name) {
             let sum: u32 = domains.values().filter_map(|counts| counts.keys.get(stage)).sum();
             metrics::gauge!("packetboat_operator_keys", "stage" => stage).set(f64::from(sum));
