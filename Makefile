@@ -44,7 +44,7 @@ chaos: tools ## Break things under load and balance the books: one line a fault
 
 sim: ## Run the queue against its model: SEEDS (10000) runs embedded, REDIS_SEEDS (500) over Redis, from FIRST_SEED (1)
 	SEEDS=$(or $(SEEDS),10000) REDIS_SEEDS=$(or $(REDIS_SEEDS),500) \
-	$(CARGO) test --package queue --test simulation -- --nocapture
+	$(CARGO) test --release --package queue --test simulation -- --nocapture
 
 fuzz: ## Fuzz every parser, FUZZ_SECONDS (30) each
 	@scripts/fuzz

@@ -13,8 +13,9 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use queue::redis::RedisQueue;
 use queue::spool::{Config, Index, SpooledQueue, rebuild};
-use queue::{LeaseRequest, PART_SIZE, Queue};
+use queue::{LeaseRequest, PART_SIZE, Queue, QueueError};
 use testkit::child::Child;
+use testkit::proxy::{Proxy, Weather};
 use testkit::redis::RedisServer;
 use testkit::{net, wait};
 use tokio::process::Command;
@@ -93,20 +94,70 @@ async fn from_accept_to_rebuild(config: &Config) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_spool_on_s3_is_written_read_swept_and_rebuilt_from() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+/// An S3 server with the bucket `mail`.
+async fn s3(folder: &Path, address: SocketAddr) -> Result<Child> {
     // A bucket is a folder to this server.
-    std::fs::create_dir_all(folder.path().join("data/mail"))?;
-    let address = net::free_address()?;
+    std::fs::create_dir_all(folder.join("data/mail"))?;
     let mut command = Command::new(program("s3-server").await?);
     command.args(["--port", &address.to_string(), "--access", "test", "--secret", "testsecret"]);
-    command.arg("posix").arg(folder.path().join("data"));
-    let mut server = start("versitygw", command, address, folder.path()).await?;
+    command.arg("posix").arg(folder.join("data"));
+    start("versitygw", command, address, folder).await
+}
+
+fn on_s3(address: SocketAddr) -> Config {
     let endpoint = format!("http://{address}");
     let options = [("aws_endpoint", endpoint.as_str()), ("aws_region", "us-east-1"), ("allow_http", "true")];
     let secrets = [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "testsecret")];
-    from_accept_to_rebuild(&config("s3://mail/queue", &options, &secrets)).await?;
+    config("s3://mail/queue", &options, &secrets)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_is_told_and_nothing_is_lost() -> Result<()> {
+    let (folder, address, redis) = (tempfile::tempdir()?, net::free_address()?, RedisServer::start().await?);
+    let mut server = s3(folder.path(), address).await?;
+    let proxy = Proxy::start(address).await?;
+    let config = Config { request_timeout: Duration::from_secs(2), ..on_s3(proxy.address()) };
+    let index = queue::redis::Config { url: Some(redis.url()), ..queue::redis::Config::default() };
+    let queue = SpooledQueue::open(Arc::new(RedisQueue::connect(&index).await?), &config).await?;
+    let before = common::message("mx:a");
+    queue.accept(before.clone(), None).await?;
+    let duration = Duration::from_secs(60);
+    let request = LeaseRequest { worker: "test".to_owned(), max: 10, duration, except: Vec::new() };
+    let leased = queue.lease(request.clone()).await?.pop().context("nothing leased")?;
+    let mut recipients = leased.entry.recipients.clone();
+    recipients.iter_mut().for_each(|one| one.standing = message::Standing::Delivered);
+    let next = queue::Next::Done(queue::Closing::Delivered);
+    let settlement = queue::Settlement { lease: leased.lease, recipients, next, bounce: None };
+
+    proxy.set(Weather::BlackHole);
+    let during = common::message("mx:a");
+    let told = timeout(START, queue.accept(during.clone(), None))
+        .await?
+        .err()
+        .context("accepted without its store")?;
+    ensure!(matches!(told, QueueError::Unavailable { .. }), "{told:?}");
+    ensure!(queue.show(during.record.id).await?.is_none(), "what was refused is in the queue");
+    let told =
+        timeout(START, queue.settle(settlement.clone())).await?.err().context("settled without its note")?;
+    ensure!(matches!(told, QueueError::Unavailable { .. }), "{told:?}");
+    ensure!(queue.show(before.record.id).await?.is_some(), "what is not noted was settled");
+
+    proxy.set(Weather::Fair);
+    wait::until_true("the store to be reached again", START, async || {
+        queue.accept(common::message("mx:a"), None).await.is_ok()
+    })
+    .await?;
+    queue.settle(settlement).await?;
+    ensure!(queue.show(before.record.id).await?.is_none());
+    ensure!(queue.ledger().await?.unaccounted() == 0);
+    server.kill9().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spool_on_s3_is_written_read_swept_and_rebuilt_from() -> Result<()> {
+    let (folder, address) = (tempfile::tempdir()?, net::free_address()?);
+    let mut server = s3(folder.path(), address).await?;
+    from_accept_to_rebuild(&on_s3(address)).await?;
     let packs = std::fs::read_dir(folder.path().join("data/mail/queue/packs")).map_or(0, Iterator::count);
     ensure!(packs == 0, "{packs} packs stayed");
     server.kill9().await

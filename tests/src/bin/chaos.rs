@@ -55,6 +55,7 @@ const FAULTS: &[Fault] = &[
     fault!("upgrade-and-rollback", "embedded", upgrade::up_and_back(false)),
     fault!("kill9-4-times", "embedded", disk::embedded_kill9()),
     fault!("power-loss-4-times", "embedded", disk::embedded_power_loss()),
+    fault!("disk-full", "embedded", disk::embedded_disk_full()),
     fault!("redis-slow-then-black-hole", "redis", network::redis_slow_then_black_hole()),
     fault!("name-servers-fail", "redis", network::name_servers_fail()),
     fault!("name-servers-answer-wrongly", "redis", network::name_servers_answer_wrongly()),

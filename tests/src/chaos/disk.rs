@@ -188,6 +188,33 @@ pub async fn embedded_kill9() -> Result<Outcome> {
     embedded("data-all".to_owned(), |_| 0).await
 }
 
+/// For the embedded queue: its disk is full. Nothing is answered `250` until there is room and the process was
+/// restarted.
+pub async fn embedded_disk_full() -> Result<Outcome> {
+    let (world, disk) = (World::new().await?, SmallDisk::mount(256).await?);
+    let data = disk.0.path().join("data").display().to_string();
+    let (settings, mut process) = world.start_all(|settings| settings.data_dir = data).await?;
+    let ledger = Arc::new(Ledger::new());
+    let load = load_on(&[settings.mx]).start(&ledger);
+    load.wait_until_accepted(BEGIN).await?;
+    let stall = load.longest_stall(MESSAGES);
+    let ballast = disk.fill()?;
+    let unready = async || process.get("/readyz").await.is_ok_and(|(status, _)| status != 200);
+    wait::until_true("the process to be unready", ENDS, unready).await?;
+    let before = load.accepted();
+    sleep(LASTS).await;
+    let since = load.accepted() - before;
+    ensure!(since == 0, "{since} messages were answered 250 by a queue whose disk is full");
+    std::fs::remove_file(ballast)?;
+    process.kill9().await?;
+    let process = world.site.start(&settings).await?;
+    let answers = load.finish().await?;
+    let stall = stall.await?;
+    let balance = wait_for_balance(&ledger, &world.mailbox("alice"), &world.mailbox("dave"), SETTLED).await?;
+    ensure!(process.metric("mail_unaccounted_messages").await? == 0.0, "the account does not balance");
+    Ok(Outcome { note: answers.to_string(), ..(balance, stall).into() })
+}
+
 async fn embedded(data_dir: String, mut cut: impl FnMut(usize) -> u64) -> Result<Outcome> {
     let world = World::new().await?;
     let (settings, mut process) = world.start_all(|settings| settings.data_dir = data_dir).await?;
