@@ -477,13 +477,16 @@ fn again(
     failed: bool,
     interval: Duration,
 ) -> Duration {
-    let Some(dkim) = &domain.spec.dkim else { return interval };
-    let rotation = &dkim.rotation;
-    let moving = keys.iter().any(|stored| stored.key.stage < Stage::Active || stored.key.missed > 0);
     let managed_is_wrong = seen.iter().any(|(record, observation)| {
         record.purpose.policy(&domain.spec) == RecordPolicy::Manage
             && observation.state != RecordState::Verified
     });
+    let Some(dkim) = &domain.spec.dkim else {
+        let on_its_way = failed || (managed_is_wrong && mode(domain) != DnsMode::Manual);
+        return if on_its_way { interval.min(LONGEST) } else { interval };
+    };
+    let rotation = &dkim.rotation;
+    let moving = keys.iter().any(|stored| stored.key.stage < Stage::Active || stored.key.missed > 0);
     if managed_is_wrong || failed || keys.is_empty() || moving {
         // A record that is there and is to stay there for long need not be looked at each moment.
         let steady = !managed_is_wrong && !failed && !keys.is_empty();
