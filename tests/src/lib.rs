@@ -8,5 +8,4 @@ pub mod chart;
 pub mod cluster;
 pub mod estate;
 pub mod load;
-pub mod outside;
 pub mod world;
