@@ -65,5 +65,5 @@ image: ## Build the container image: static, from scratch, not root (TAG=packetb
 image-twice: ## Build the image in two folders, and compare the digests
 	@scripts/image-twice
 
-cluster-test: ## Install the chart on a real one-node cluster, and break it under load: one line an event (EVENT=name)
+cluster-test: ## Install the chart on a real cluster, and break it under load: one line an event (EVENT=name KUBECONFIG=file)
 	@scripts/cluster-test

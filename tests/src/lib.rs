@@ -9,7 +9,6 @@ pub mod chart;
 pub mod cluster;
 pub mod estate;
 pub mod load;
-pub mod outside;
 pub mod policies;
 pub mod senders;
 pub mod witness;

@@ -146,6 +146,14 @@ async fn domains_that_lead_nowhere_say_why() {
 }
 
 #[tokio::test]
+async fn a_route_to_a_host_without_an_address_waits_for_it() {
+    let dns = DnsServer::start("").await.unwrap();
+    let transport = outbound(unpooled(25), Some(dns.address()));
+    let outcomes = transport.to_host("store.test:24", Protocol::Lmtp, &transfer(ONE)).await;
+    assert_eq!(summary(&outcomes), ["deferred 4.4.3: store.test has no address"]);
+}
+
+#[tokio::test]
 async fn an_address_literal_is_its_own_exchanger() {
     let peer = Peer::start(vec![taking(GROUP, "250 taken\r\n")]).await;
     let transport = outbound(unpooled(peer.address.port()), None);

@@ -18,6 +18,8 @@ use crate::{kubernetes, net, wait};
 const START: Duration = Duration::from_secs(60);
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(20);
+/// It keeps the latest.
+const MOST_TRACES: &str = "--memory.max-traces=20000";
 
 /// A running Jaeger; it ends when this is dropped.
 pub struct Jaeger {
@@ -57,11 +59,16 @@ pub struct Trace(pub Vec<Span>);
 impl Jaeger {
     /// Starts it on ports of its own, and waits until it answers.
     pub async fn start() -> Result<Self> {
+        Self::start_at(net::free_address()?).await
+    }
+
+    /// The same, taking spans at this address.
+    pub async fn start_at(otlp: SocketAddr) -> Result<Self> {
         let program = kubernetes::program("jaeger").await?;
         let folder = tempfile::Builder::new().prefix("packetboat-jaeger-").tempdir()?;
-        let (otlp, query) = (net::free_address()?, net::free_address()?);
+        let query = net::free_address()?;
         let mut command = Command::new(program);
-        command.env("SPAN_STORAGE_TYPE", "memory").arg("--log-level=warn");
+        command.env("SPAN_STORAGE_TYPE", "memory").args(["--log-level=warn", MOST_TRACES]);
         command.arg(format!("--collector.otlp.grpc.host-port={otlp}"));
         command.arg(format!("--query.http-server.host-port={query}"));
         for unused in [

@@ -64,7 +64,7 @@ struct Budget {
 }
 
 /// How a host's name becomes addresses.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Lookup {
     /// A stranger's MX record names it: the DNS only, and only addresses that the policy permits.
     Exchanger,
@@ -278,6 +278,10 @@ fn no_address(host: &Host, lookup: Lookup, error: &AddressError) -> Obstacle {
     if matches!((lookup, error), (Lookup::Implicit, AddressError::NoAddress { .. })) {
         let text = format!("the domain {} has neither an MX record nor an address", host.name);
         return without_peer("5.1.2", true, text);
+    }
+    // A host that the configuration names has its address back when its Service has: the sender did nothing wrong.
+    if lookup == Lookup::Configured {
+        return without_peer("4.4.3", false, error.to_string());
     }
     without_peer(error.status(), error.is_permanent(), error.to_string())
 }

@@ -1,7 +1,8 @@
 //! `packetboat probe`: sends a message through a cluster, and takes it at the other end.
 //!
 //! The other end is an LMTP listener of this command: a MailDomain routes the recipient's mail to it. What is
-//! refused is tried again until the time is over, since a MailDomain takes a moment to be known everywhere.
+//! refused is tried again until the time is over, since a MailDomain takes a moment to be known everywhere; so does the
+//! address of the listener.
 
 mod client;
 mod sink;
@@ -18,6 +19,8 @@ use crate::command::Probe;
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A message that has not arrived after so long is followed by another.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Messages that have come and were not looked at.
 const WAITING: usize = 16;
 
@@ -40,28 +43,35 @@ async fn probe(arguments: &Probe) -> Result<()> {
     let sink = tokio::spawn(sink::serve(listener, arrivals));
     let id = QueueId::generate().to_string();
     let message = message(&arguments.to, &id);
-    send(arguments, &message, started, deadline).await?;
-    let received = async {
-        while let Some(text) = arrived.recv().await {
-            if text.contains(&id) {
-                return Ok(text);
-            }
+    let text = loop {
+        send(arguments, &message, started, deadline).await?;
+        let until = deadline.min(Instant::now() + PATIENCE);
+        match timeout_at(until, arrival(&mut arrived, &id)).await {
+            Ok(text) => break text?,
+            // The address of this listener may not have been known yet: that message waits for its next attempt.
+            Err(_) if until < deadline => println!("not arrived yet: sending another"),
+            Err(_) => bail!(
+                "the message was accepted, and did not arrive within {:?}: see packetboat queue list",
+                arguments.timeout
+            ),
         }
-        bail!("the listener has ended")
     };
-    let received = timeout_at(deadline, received).await;
     sink.abort();
-    let text = received.map_err(|_| {
-        let limit = arguments.timeout;
-        anyhow::anyhow!(
-            "the message was accepted, and did not arrive within {limit:?}: see packetboat queue list"
-        )
-    })??;
     println!("arrived after {:.1} s", started.elapsed().as_secs_f64());
     for line in text.lines().take_while(|line| !line.is_empty()) {
         println!("  {line}");
     }
     Ok(())
+}
+
+/// The message with this id.
+async fn arrival(arrived: &mut mpsc::Receiver<String>, id: &str) -> Result<String> {
+    while let Some(text) = arrived.recv().await {
+        if text.contains(id) {
+            return Ok(text);
+        }
+    }
+    bail!("the listener has ended")
 }
 
 /// Sends until it is accepted.
