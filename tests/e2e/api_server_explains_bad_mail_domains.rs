@@ -62,6 +62,7 @@ async fn every_rule_speaks() -> Result<()> {
         ),
         ("{domain: a.test, outbound: {ratePerMinute: 0}}", "spec.outbound.ratePerMinute"),
         ("{domain: a.test, outbound: {weight: 1001}}", "spec.outbound.weight"),
+        ("{domain: a.test, outbound: {pool: Bulk_2}}", "a source pool is named by lower-case letters"),
         ("{domain: a.test, dns: {mode: Provider}}", "dns.mode Provider needs dns.providerRef"),
         ("{domain: a.test, dns: {mode: ExternalDNS, externalDNS: {txtFormat: Split}}}", "txtFormat"),
         ("{domain: a.test, unknown: 1}", "unknown"),

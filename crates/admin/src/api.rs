@@ -119,6 +119,7 @@ fn parse(id: &str) -> Result<Target, Failure> {
 struct Conditions {
     next_hop: Option<String>,
     tenant: Option<String>,
+    pool: Option<String>,
     domain: Option<String>,
     state: Option<EntryState>,
     /// Seconds since accept, at least.
@@ -130,6 +131,7 @@ impl Conditions {
         ListFilter {
             next_hop: self.next_hop,
             tenant: self.tenant,
+            pool: self.pool,
             domain: self.domain,
             state: self.state,
             older_than: self.older_than.map(Duration::from_secs),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use domains::{Domains, HostedDomain, RecipientStanding, Route};
 use message::{Failure, Standing};
-use queue::{Lease, Leased, Next, Queue, QueueError, Settlement};
+use queue::{Entry, Lease, Leased, Next, Queue, QueueError, Settlement};
 use smtp::Mailbox;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use crate::error::with_causes;
 use crate::maildir::{Filing, mailbox_folder};
 use crate::outbound::{Outbound, Protocol};
 use crate::outcome::{Judgement, given_up, judge};
+use crate::policy::pool_of;
 use crate::route::Hop;
 use crate::slots::{Answer, InHand};
 use crate::transfer::{RecipientOutcome, Transfer};
@@ -89,7 +90,7 @@ impl Attempts {
         in_hand: InHand,
         abandon: &CancellationToken,
     ) -> Option<(Settlement, Answer)> {
-        let InHand { leased, since, unreachable, span: _ } = in_hand;
+        let InHand { leased, since, unreachable, .. } = in_hand;
         let lease = leased.lease;
         // One that has waited for its turn may not be ours any more.
         let mut renewed = since;
@@ -206,11 +207,11 @@ impl Attempts {
                 None => all(open, deferral("4.3.5", "the domain is no longer hosted here")),
             },
             Some(Hop::Mx(domain)) => {
-                let transfer = self.new_transfer(leased, &open);
+                let transfer = self.leaving(leased, &open);
                 zip(open, self.outbound.to_domain(domain, &transfer).await)
             }
             Some(Hop::Relay(address)) => {
-                let transfer = self.new_transfer(leased, &open);
+                let transfer = self.leaving(leased, &open);
                 zip(open, self.outbound.to_host(address, Protocol::Smtp, &transfer).await)
             }
             None => all(open, deferral("4.3.5", "the next hop of the queue entry is not known")),
@@ -259,12 +260,20 @@ impl Attempts {
         zip(open, Filing::new(leased, &self.hostname, folders).run(leased, content).instrument(span).await)
     }
 
+    /// A transfer by the source pool of whose mail it is.
+    fn leaving(&self, leased: &Arc<Leased>, open: &Open) -> Transfer {
+        let Entry { tenant, next_hop, .. } = &leased.entry;
+        let pool = pool_of(&self.domains.current(), tenant, next_hop);
+        Transfer { pool, ..self.new_transfer(leased, open) }
+    }
+
     fn new_transfer(&self, leased: &Arc<Leased>, open: &Open) -> Transfer {
         let envelope = &leased.message.envelope;
         let (queue, held) = (Arc::clone(&self.queue), Arc::clone(leased));
         let (account, lease) = (Arc::clone(&self.queue), leased.lease);
         Transfer {
             id: leased.message.id,
+            pool: None,
             reverse_path: envelope.reverse_path.clone(),
             recipients: open.iter().map(|(_, address)| address.clone()).collect(),
             smtputf8: envelope.smtputf8,

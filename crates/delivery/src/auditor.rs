@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use queue::{NextHop, Queue, QueueError};
+use queue::{Queue, QueueError, Scope};
 use tokio::time::sleep;
 
 use crate::error::with_causes;
@@ -42,7 +42,7 @@ impl Auditor {
     /// How much does not fit; zero as well where another worker looks.
     async fn look(&self) -> Result<u64, QueueError> {
         let (_, before) =
-            self.queue.sharers(&NextHop(NAME.to_owned()), &self.worker, self.interval * 3).await?;
+            self.queue.sharers(&Scope::NextHop(NAME.to_owned()), &self.worker, self.interval * 3).await?;
         if before > 0 {
             return Ok(0);
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use domains::Domains;
 use futures::{FutureExt, StreamExt};
-use queue::{LeaseRequest, Leased, NewEntry, NextHop, Policy, Queue};
+use queue::{LeaseRequest, Leased, NewEntry, NextHop, Policy, Pool, Queue, Scope, Tenant};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,10 +17,10 @@ use crate::attempt::Attempts;
 use crate::auditor::Auditor;
 use crate::config::DispatchConfig;
 use crate::error::with_causes;
-use crate::policy::policy;
+use crate::policy::{policy, pool_of, shared_limits, warn_of_unknown_pools};
 use crate::route::Hop;
 use crate::shares::Shares;
-use crate::slots::{Admission, InHand, Slots};
+use crate::slots::{Admission, InHand, PoolLimit, Slots};
 
 /// The first wait while the queue store cannot be used; it doubles.
 const FIRST_OUTAGE_WAIT: Duration = Duration::from_millis(100);
@@ -59,7 +59,8 @@ impl Dispatcher {
         // Workers may share a name; their shares must not.
         let sharer = format!("{worker}/{:016x}", rand::random::<u64>());
         let auditor = Auditor::new(Arc::clone(&queue), sharer.clone(), config.audit);
-        let shares = Shares::new(Arc::clone(&queue), sharer, config.next_hops.clone(), config.share_grace);
+        let limits = shared_limits(&config.next_hops, attempts.outbound.pools());
+        let shares = Shares::new(Arc::clone(&queue), sharer, limits, config.share_grace);
         Self {
             worker,
             config,
@@ -77,14 +78,24 @@ impl Dispatcher {
     /// How a message being accepted should be leased, when all its entries could run at once.
     pub(crate) fn lease_with_accept(&self, entries: &[NewEntry]) -> Option<LeaseRequest> {
         let room = entries.len() <= self.config.batch
-            && entries.iter().all(|entry| {
-                self.shares.most(&entry.next_hop) != Some(0) && self.slots.has_room_for(&entry.next_hop)
+            && entries.iter().all(|NewEntry { tenant, next_hop, .. }| {
+                let pool = self.pool_limit(tenant, next_hop);
+                self.shares.most(&hop_scope(next_hop)) != Some(0)
+                    && self.slots.has_room_for(next_hop, pool.as_ref())
             });
-        room.then(|| self.request(entries.len(), Vec::new()))
+        room.then(|| self.request(entries.len(), Vec::new(), Vec::new()))
     }
 
-    fn request(&self, max: usize, except: Vec<NextHop>) -> LeaseRequest {
-        LeaseRequest { worker: self.worker.clone(), max, duration: self.config.lease, except }
+    fn request(&self, max: usize, except: Vec<NextHop>, except_pools: Vec<Pool>) -> LeaseRequest {
+        let (worker, duration) = (self.worker.clone(), self.config.lease);
+        LeaseRequest { worker, max, duration, except, except_pools }
+    }
+
+    /// This worker's limit in the source pool by which something leaves, where there is one.
+    fn pool_limit(&self, tenant: &Tenant, next_hop: &NextHop) -> Option<PoolLimit> {
+        let name = pool_of(&self.domains.current(), tenant, next_hop)?;
+        let most = self.shares.most(&Scope::Pool(name.clone()))?;
+        Some(PoolLimit { name, most })
     }
 
     /// Takes leased entries in hand.
@@ -92,7 +103,8 @@ impl Dispatcher {
         let mut refused = Vec::new();
         for leased in leased {
             let most = self.limit_of_next_hop(&leased.entry.next_hop);
-            match self.slots.admit(leased, most) {
+            let pool = self.pool_limit(&leased.entry.tenant, &leased.entry.next_hop);
+            match self.slots.admit(leased, most, pool) {
                 Admission::Run(in_hand) => self.start(in_hand),
                 Admission::Waits => {}
                 Admission::Refused(leased) => refused.push(leased),
@@ -109,35 +121,45 @@ impl Dispatcher {
             Some(Hop::Local(_)) => self.config.per_local_domain,
             _ => self.config.per_next_hop,
         };
-        self.shares.most(next_hop).map_or(most, |share| share.min(most))
+        self.shares.most(&hop_scope(next_hop)).map_or(most, |share| share.min(most))
     }
 
-    /// Learns this worker's share in the next hops of what it has leased, where there is a limit.
+    /// Learns this worker's share in the next hops and source pools of what it has leased, where there is a limit.
     async fn ask_for_shares(&self, leased: &[Leased]) {
         for leased in leased {
-            let next_hop = &leased.entry.next_hop;
-            if self.shares.is_unknown(next_hop) {
-                self.shares.ask(next_hop).await;
-                self.follow_share(next_hop).await;
+            let (tenant, next_hop) = (&leased.entry.tenant, &leased.entry.next_hop);
+            let pool = pool_of(&self.domains.current(), tenant, next_hop).map(Scope::Pool);
+            for scope in [Some(hop_scope(next_hop)), pool].into_iter().flatten() {
+                if self.shares.is_unknown(&scope) {
+                    self.shares.ask(&scope).await;
+                    self.follow_share(&scope).await;
+                }
             }
         }
     }
 
-    async fn follow_share(&self, next_hop: &NextHop) {
-        let given_up = self.slots.limit(next_hop, self.limit_of_next_hop(next_hop));
+    async fn follow_share(&self, scope: &Scope) {
+        let given_up = match scope {
+            Scope::NextHop(name) => {
+                let next_hop = NextHop(name.clone());
+                self.slots.limit(&next_hop, self.limit_of_next_hop(&next_hop))
+            }
+            Scope::Pool(name) => self.slots.limit_pool(name, self.shares.most(scope).unwrap_or(usize::MAX)),
+            Scope::Tenant(_) => Vec::new(),
+        };
         self.hand_back(given_up).await;
     }
 
     async fn keep_shares(&self) {
         loop {
             sleep(self.shares.every()).await;
-            for next_hop in self.shares.kept() {
-                if self.slots.is_idle(&next_hop) {
-                    self.shares.leave(&next_hop);
+            for scope in self.shares.kept() {
+                if self.slots.forget_if_idle(&scope) {
+                    self.shares.leave(&scope);
                 } else {
-                    self.shares.ask(&next_hop).await;
+                    self.shares.ask(&scope).await;
+                    self.follow_share(&scope).await;
                 }
-                self.follow_share(&next_hop).await;
             }
         }
     }
@@ -146,7 +168,11 @@ impl Dispatcher {
     async fn follow_policy(&self) {
         let mut told: Option<(Policy, Instant)> = None;
         loop {
-            let wanted = policy(&self.domains.current(), &self.config.next_hops);
+            let pools = self.attempts.outbound.pools();
+            let wanted = policy(&self.domains.current(), &self.config.next_hops, pools);
+            if told.as_ref().is_none_or(|(policy, _)| policy.tenant_pools != wanted.tenant_pools) {
+                warn_of_unknown_pools(&wanted, pools);
+            }
             let stands =
                 told.as_ref().is_some_and(|(policy, at)| *policy == wanted && at.elapsed() < POLICY_LASTS);
             if !stands {
@@ -169,13 +195,14 @@ impl Dispatcher {
     /// Runs an attempt. Its next hop is free for others as soon as it has answered, not only when the
     /// answer is written down.
     async fn work(self: Arc<Self>, in_hand: InHand) {
-        let next_hop = in_hand.leased.entry.next_hop.clone();
+        let (next_hop, pool) = (in_hand.leased.entry.next_hop.clone(), in_hand.pool.clone());
+        let pool = pool.as_deref();
         let ended = contained(self.attempts.run(in_hand, &self.abandon)).await.unwrap_or_default();
-        self.start_all(self.slots.release_next_hop(&next_hop, ended.answer));
+        self.start_all(self.slots.release_next_hop(&next_hop, pool, ended.answer));
         if let Some((settlement, span)) = ended.settlement {
             contained(self.attempts.settle(settlement).instrument(span)).await;
         }
-        self.start_all(self.slots.finish(&next_hop));
+        self.start_all(self.slots.finish(&next_hop, pool));
     }
 
     fn start_all(self: &Arc<Self>, waited: Vec<InHand>) {
@@ -200,10 +227,10 @@ impl Dispatcher {
                 shutdown.run_until_cancelled(self.slots.freed()).await;
                 continue;
             }
-            let full = self.slots.full();
-            let passing_over = !full.is_empty();
+            let (full, full_pools) = self.slots.full();
+            let passing_over = !full.is_empty() || !full_pools.is_empty();
             // Not raced with shutdown: a lease whose answer is dropped is held by nobody.
-            match self.queue.lease(self.request(room, full)).await {
+            match self.queue.lease(self.request(room, full, full_pools)).await {
                 Ok(leased) => {
                     outage_wait = None;
                     if leased.is_empty() {
@@ -277,6 +304,10 @@ impl Dispatcher {
         };
         futures::stream::iter(leased).for_each_concurrent(HAND_BACKS, hand_back).await;
     }
+}
+
+fn hop_scope(next_hop: &NextHop) -> Scope {
+    Scope::NextHop(next_hop.0.clone())
 }
 
 /// The value of a future; `None` when it panics.

@@ -22,6 +22,14 @@ pub(crate) enum Hop<'a> {
 }
 
 impl<'a> Hop<'a> {
+    /// The kinds of next hops that mail leaves for, by a source pool.
+    pub(crate) const LEAVING: [&'static str; 2] = ["mx", "relay"];
+
+    /// Whether it is one of those.
+    pub(crate) fn leaves(self) -> bool {
+        !matches!(self, Self::Local(_))
+    }
+
     /// Reads a next hop; `None` when the text is none of ours.
     pub(crate) fn parse(next_hop: &'a NextHop) -> Option<Self> {
         match next_hop.0.split_once(':')? {

@@ -1,25 +1,24 @@
 //! This worker's share of the limits on connections that all workers have together.
 //!
-//! Every worker that works on a limited next hop says so to the queue store, and learns how many do. The
-//! limit is divided among them. A share holds for a grace without a further word, for as long as the others
-//! leave it; then it is nothing.
+//! Every worker that works on a limited next hop, or by a limited source pool, says so to the queue store, and learns
+//! how many do. The limit is divided among them. A share holds for a grace without a further word, for as long as the
+//! others leave it; then it is nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use queue::{NextHop, Queue};
+use queue::{Queue, Scope};
 use tokio::time::Instant;
 
-use crate::config::NextHopLimit;
 use crate::error::with_causes;
 
 pub(crate) struct Shares {
     queue: Arc<dyn Queue>,
     worker: String,
-    limits: BTreeMap<String, NextHopLimit>,
+    limits: BTreeMap<Scope, usize>,
     grace: Duration,
-    known: Mutex<HashMap<NextHop, Share>>,
+    known: Mutex<HashMap<Scope, Share>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -33,57 +32,53 @@ impl Shares {
     pub(crate) fn new(
         queue: Arc<dyn Queue>,
         worker: String,
-        limits: BTreeMap<String, NextHopLimit>,
+        limits: BTreeMap<Scope, usize>,
         grace: Duration,
     ) -> Self {
         Self { queue, worker, limits, grace, known: Mutex::default() }
     }
 
-    fn limit(&self, next_hop: &NextHop) -> Option<usize> {
-        self.limits.get(&next_hop.0)?.connections
-    }
-
-    /// How many attempts this worker may have at once to a next hop; `None` when all workers together
+    /// How many attempts this worker may have at once within a scope; `None` when all workers together
     /// have no limit there.
-    pub(crate) fn most(&self, next_hop: &NextHop) -> Option<usize> {
-        self.limit(next_hop)?;
+    pub(crate) fn most(&self, scope: &Scope) -> Option<usize> {
+        self.limits.get(scope)?;
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = known.get(next_hop).filter(|share| share.until > Instant::now());
+        let share = known.get(scope).filter(|share| share.until > Instant::now());
         Some(share.map_or(0, |share| share.most))
     }
 
-    /// Whether the share in a next hop has to be asked for before anything is sent there.
-    pub(crate) fn is_unknown(&self, next_hop: &NextHop) -> bool {
+    /// Whether the share in a scope has to be asked for before anything is sent there.
+    pub(crate) fn is_unknown(&self, scope: &Scope) -> bool {
         let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        self.limit(next_hop).is_some()
-            && known().get(next_hop).is_none_or(|share| share.until <= Instant::now())
+        self.limits.contains_key(scope)
+            && known().get(scope).is_none_or(|share| share.until <= Instant::now())
     }
 
-    /// Asks for the share in a next hop, and says for another grace that this worker is there. Without an
+    /// Asks for the share in a scope, and says for another grace that this worker is there. Without an
     /// answer the last one holds until its end.
-    pub(crate) async fn ask(&self, next_hop: &NextHop) {
-        let Some(limit) = self.limit(next_hop) else { return };
+    pub(crate) async fn ask(&self, scope: &Scope) {
+        let Some(limit) = self.limits.get(scope) else { return };
         let until = Instant::now() + self.grace;
-        match self.queue.sharers(next_hop, &self.worker, self.grace).await {
+        match self.queue.sharers(scope, &self.worker, self.grace).await {
             Ok((workers, before)) => {
-                let share = Share { most: share(limit, workers, before), until };
+                let share = Share { most: share(*limit, workers, before), until };
                 let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-                known.insert(next_hop.clone(), share);
+                known.insert(scope.clone(), share);
             }
             Err(error) => {
-                tracing::warn!(%next_hop, error = %with_causes(&error), "share of a limit cannot be asked for");
+                tracing::warn!(%scope, error = %with_causes(&error), "share of a limit cannot be asked for");
             }
         }
     }
 
-    /// The next hops in which there is a share, or was one.
-    pub(crate) fn kept(&self) -> Vec<NextHop> {
+    /// The scopes in which there is a share, or was one.
+    pub(crate) fn kept(&self) -> Vec<Scope> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    /// Nothing is in hand for a next hop: its share may go to others.
-    pub(crate) fn leave(&self, next_hop: &NextHop) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(next_hop);
+    /// Nothing is in hand there: its share may go to others.
+    pub(crate) fn leave(&self, scope: &Scope) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(scope);
     }
 
     /// How often shares are to be asked for anew.

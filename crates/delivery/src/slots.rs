@@ -1,6 +1,6 @@
-//! Who may run now: the limits on attempts at once, over all next hops and to each.
+//! Who may run now: the limits on attempts at once, over all next hops, to each, and by each source pool that has one.
 //!
-//! An entry in this worker's hands either runs or waits for a turn of its next hop. How many run to
+//! An entry in this worker's hands either runs or waits for a turn of its next hop, or of its source pool. How many run to
 //! one next hop follows what it does: the limit halves when an attempt got nothing through, and
 //! doubles, up to the setting, when one did. So a dead next hop with a deep queue holds one slot,
 //! not all of them. One that still cannot be reached then is left alone for a while: what is due for
@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use message::Failure;
-use queue::{Leased, NextHop};
+use queue::{Leased, NextHop, Pool, Scope};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Span;
@@ -30,6 +30,18 @@ pub(crate) struct InHand {
     pub(crate) since: Instant,
     /// Why its next hop is left alone at present.
     pub(crate) unreachable: Option<Failure>,
+    /// The source pool that it leaves by, where that has a limit.
+    pub(crate) pool: Option<String>,
+    /// Its next hop's limit by the settings.
+    most: usize,
+}
+
+/// This worker's limit in a source pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PoolLimit {
+    pub(crate) name: String,
+    /// Attempts at once.
+    pub(crate) most: usize,
 }
 
 /// What an attempt has shown of its next hop.
@@ -72,6 +84,23 @@ struct State {
     waiting: usize,
     closed: bool,
     hops: HashMap<NextHop, Hop>,
+    /// Those that have a limit.
+    pools: HashMap<String, PoolState>,
+}
+
+/// What waits here has a running attempt of its pool that will come for it.
+#[derive(Default)]
+struct PoolState {
+    running: usize,
+    most: usize,
+    waiting: VecDeque<InHand>,
+    passed_over: bool,
+}
+
+impl PoolState {
+    fn is_full(&self) -> bool {
+        self.running >= self.most && self.waiting.len() >= self.most.div_ceil(2)
+    }
 }
 
 struct Hop {
@@ -84,6 +113,11 @@ struct Hop {
 }
 
 impl Hop {
+    fn new(most: usize) -> Self {
+        let (waiting, limit) = (VecDeque::new(), most);
+        Self { running: 0, waiting, limit, most, passed_over: false, unreachable: None }
+    }
+
     fn learn(&mut self, answer: Answer, rest: Duration) {
         match answer {
             Answer::Given => {
@@ -134,23 +168,35 @@ impl Slots {
     }
 
     /// Whether an entry of this next hop would find a place.
-    pub(crate) fn has_room_for(&self, hop: &NextHop) -> bool {
+    pub(crate) fn has_room_for(&self, hop: &NextHop, pool: Option<&PoolLimit>) -> bool {
         let state = self.state();
+        let pool_has_room = |pool: &PoolLimit| match state.pools.get(&pool.name) {
+            Some(known) => !known.is_full(),
+            None => pool.most > 0,
+        };
         !state.closed
             && state.running < self.concurrency
             && state.hops.get(hop).is_none_or(|hop| !hop.is_full())
+            && pool.is_none_or(pool_has_room)
     }
 
-    /// The next hops that need no more entries for now.
-    pub(crate) fn full(&self) -> Vec<NextHop> {
-        let mut full = Vec::new();
-        for (name, hop) in &mut self.state().hops {
+    /// The next hops, and the source pools, that need no more entries for now.
+    pub(crate) fn full(&self) -> (Vec<NextHop>, Vec<Pool>) {
+        let (mut hops, mut pools) = (Vec::new(), Vec::new());
+        let mut state = self.state();
+        for (name, hop) in &mut state.hops {
             hop.passed_over = hop.is_full();
             if hop.passed_over {
-                full.push(name.clone());
+                hops.push(name.clone());
             }
         }
-        full
+        for (name, pool) in &mut state.pools {
+            pool.passed_over = pool.is_full();
+            if pool.passed_over {
+                pools.push(Pool(name.clone()));
+            }
+        }
+        (hops, pools)
     }
 
     /// Sets a next hop's limit, which may have changed. Gives what waits there and can run no more.
@@ -170,13 +216,59 @@ impl Slots {
         given_up
     }
 
-    /// Whether anything of a next hop is in hand.
-    pub(crate) fn is_idle(&self, name: &NextHop) -> bool {
-        self.state().hops.get(name).is_none_or(Hop::is_idle)
+    /// The same for a source pool.
+    #[must_use]
+    pub(crate) fn limit_pool(&self, name: &str, most: usize) -> Vec<Leased> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let Some(pool) = state.pools.get_mut(name) else { return Vec::new() };
+        pool.most = most;
+        if most > 0 {
+            return Vec::new();
+        }
+        let mut given_up: Vec<InHand> = pool.waiting.drain(..).collect();
+        for hop in state.hops.values_mut() {
+            let (of_pool, others) =
+                hop.waiting.drain(..).partition(|in_hand| in_hand.pool.as_deref() == Some(name));
+            hop.waiting = others;
+            given_up.extend(of_pool);
+        }
+        state.waiting -= given_up.len();
+        given_up.into_iter().map(|in_hand| in_hand.leased).collect()
+    }
+
+    /// Forgets what limits a scope of which nothing is in hand; false when something is.
+    pub(crate) fn forget_if_idle(&self, scope: &Scope) -> bool {
+        let mut state = self.state();
+        match scope {
+            Scope::NextHop(name) => {
+                let name = NextHop(name.clone());
+                let idle = state.hops.get(&name).is_none_or(Hop::is_idle)
+                    && state
+                        .pools
+                        .values()
+                        .all(|pool| pool.waiting.iter().all(|one| one.next_hop() != &name));
+                if idle {
+                    state.hops.remove(&name);
+                }
+                idle
+            }
+            Scope::Pool(name) => {
+                let of_pool = |one: &InHand| one.pool.as_ref() == Some(name);
+                let idle =
+                    state.pools.get(name).is_none_or(|pool| pool.running == 0 && pool.waiting.is_empty())
+                        && !state.hops.values().any(|hop| hop.waiting.iter().any(of_pool));
+                if idle {
+                    state.pools.remove(name);
+                }
+                idle
+            }
+            Scope::Tenant(_) => true,
+        }
     }
 
     /// Finds a place for a leased entry; `most` is its next hop's limit by the settings.
-    pub(crate) fn admit(&self, leased: Leased, most: usize) -> Admission {
+    pub(crate) fn admit(&self, leased: Leased, most: usize, pool: Option<PoolLimit>) -> Admission {
         let mut guard = self.state();
         let state = &mut *guard;
         if state.closed {
@@ -184,70 +276,93 @@ impl Slots {
         }
         if !state.hops.contains_key(&leased.entry.next_hop) {
             state.forget_idle();
-            let hop = Hop {
-                running: 0,
-                waiting: VecDeque::new(),
-                limit: most,
-                most,
-                passed_over: false,
-                unreachable: None,
-            };
-            state.hops.insert(leased.entry.next_hop.clone(), hop);
         }
-        let Some(hop) = state.hops.get_mut(&leased.entry.next_hop) else { return Admission::Refused(leased) };
-        let mut in_hand =
-            InHand { span: lease_span(&leased), leased, since: Instant::now(), unreachable: None };
-        if hop.running < hop.limit && state.running < self.concurrency {
+        let hop = state.hops.entry(leased.entry.next_hop.clone()).or_insert_with(|| Hop::new(most));
+        let pool = pool.map(|limit| {
+            let known = state.pools.entry(limit.name.clone()).or_default();
+            known.most = limit.most;
+            (limit.name, known)
+        });
+        let mut in_hand = InHand {
+            span: lease_span(&leased),
+            leased,
+            since: Instant::now(),
+            unreachable: None,
+            pool: pool.as_ref().map(|(name, _)| name.clone()),
+            most,
+        };
+        let mut pool = pool.map(|(_, pool)| pool);
+        let pool_is_open = pool.as_ref().is_none_or(|pool| pool.running < pool.most);
+        let hop_is_open = hop.running < hop.limit && state.running < self.concurrency;
+        if hop_is_open && pool_is_open {
             hop.running += 1;
             state.running += 1;
+            if let Some(pool) = &mut pool {
+                pool.running += 1;
+            }
             in_hand.unreachable = hop.unreachable();
             return Admission::Run(in_hand);
         }
-        // One that waits needs a running attempt that will come for it when it ends.
-        if hop.running > 0 && hop.waiting.len() < hop.limit && state.waiting < self.concurrency {
-            hop.waiting.push_back(in_hand);
-            state.waiting += 1;
-            return Admission::Waits;
+        // One that waits needs a running attempt that will come for it when it ends; by a pool in which this worker
+        // has no share nothing waits.
+        if pool.as_ref().is_some_and(|pool| pool.most == 0) || state.waiting >= self.concurrency {
+            return Admission::Refused(in_hand.leased);
         }
-        Admission::Refused(in_hand.leased)
+        let waits_for_pool = pool.filter(|pool| hop_is_open && pool.waiting.len() < pool.most);
+        if let Some(pool) = waits_for_pool {
+            pool.waiting.push_back(in_hand);
+        } else if hop.running > 0 && hop.waiting.len() < hop.limit {
+            hop.waiting.push_back(in_hand);
+        } else {
+            return Admission::Refused(in_hand.leased);
+        }
+        state.waiting += 1;
+        Admission::Waits
     }
 
-    /// A next hop is done with: another attempt may turn to it, while this one is settled. Gives the
-    /// entries that waited and have a slot now.
+    /// A next hop, and a source pool, are done with: another attempt may turn to them, while this one is settled.
+    /// Gives the entries that waited and have a slot now.
     #[must_use]
-    pub(crate) fn release_next_hop(&self, name: &NextHop, answer: Answer) -> Vec<InHand> {
-        self.change(name, |state| {
+    pub(crate) fn release_next_hop(&self, name: &NextHop, pool: Option<&str>, answer: Answer) -> Vec<InHand> {
+        self.change(name, pool, |state| {
+            if let Some(pool) = pool.and_then(|pool| state.pools.get_mut(pool)) {
+                pool.running -= 1;
+            }
             let Some(hop) = state.hops.get_mut(name) else { return };
             hop.running -= 1;
             hop.learn(answer, self.rest);
         })
     }
 
-    /// An attempt has ended, and its next hop was released. Gives the entries of this next hop that
-    /// waited and have a slot now.
+    /// An attempt has ended, and its next hop was released. Gives the entries of this next hop, and of this source
+    /// pool, that waited and have a slot now.
     #[must_use]
-    pub(crate) fn finish(&self, name: &NextHop) -> Vec<InHand> {
-        self.change(name, |state| state.running -= 1)
+    pub(crate) fn finish(&self, name: &NextHop, pool: Option<&str>) -> Vec<InHand> {
+        self.change(name, pool, |state| state.running -= 1)
     }
 
-    fn change(&self, name: &NextHop, change: impl FnOnce(&mut State)) -> Vec<InHand> {
+    fn change(&self, name: &NextHop, pool: Option<&str>, change: impl FnOnce(&mut State)) -> Vec<InHand> {
         let mut guard = self.state();
         let state = &mut *guard;
         let had_room = self.room_in(state) > 0;
         change(state);
         let mut next = Vec::new();
         let mut opened = false;
+        while let Some(in_hand) = state.next_of_hop(name, self.concurrency) {
+            next.extend(state.start(in_hand));
+        }
         if let Some(hop) = state.hops.get_mut(name) {
-            while hop.running < hop.limit && state.running < self.concurrency {
-                let Some(mut waiting) = hop.waiting.pop_front() else { break };
-                waiting.unreachable = hop.unreachable();
-                next.push(waiting);
-                state.waiting -= 1;
-                hop.running += 1;
-                state.running += 1;
-            }
             opened = hop.passed_over && !hop.is_full();
             hop.passed_over &= !opened;
+        }
+        if let Some(pool) = pool {
+            while let Some(in_hand) = state.next_of_pool(pool, self.concurrency) {
+                next.extend(state.start(in_hand));
+            }
+            if let Some(pool) = state.pools.get_mut(pool) {
+                opened |= pool.passed_over && !pool.is_full();
+                pool.passed_over &= pool.is_full();
+            }
         }
         let has_room = self.room_in(state) > 0;
         drop(guard);
@@ -257,7 +372,7 @@ impl Slots {
         next
     }
 
-    /// Waits until a slot, or a next hop that was passed over, has become free.
+    /// Waits until a slot, or a next hop or source pool that was passed over, has become free.
     pub(crate) async fn freed(&self) {
         self.freed.notified().await;
     }
@@ -267,7 +382,10 @@ impl Slots {
         let mut state = self.state();
         state.closed = true;
         state.waiting = 0;
-        state.hops.values_mut().flat_map(|hop| hop.waiting.drain(..)).map(|in_hand| in_hand.leased).collect()
+        let State { hops, pools, .. } = &mut *state;
+        let of_hops = hops.values_mut().flat_map(|hop| hop.waiting.drain(..));
+        let of_pools = pools.values_mut().flat_map(|pool| pool.waiting.drain(..));
+        of_hops.chain(of_pools).map(|in_hand| in_hand.leased).collect()
     }
 }
 
@@ -294,7 +412,49 @@ fn lease_span(leased: &Leased) -> Span {
     span
 }
 
+impl InHand {
+    fn next_hop(&self) -> &NextHop {
+        &self.leased.entry.next_hop
+    }
+}
+
 impl State {
+    /// The next that waits for a next hop that is open.
+    fn next_of_hop(&mut self, name: &NextHop, concurrency: usize) -> Option<InHand> {
+        let hop = self.hops.get_mut(name)?;
+        if hop.running >= hop.limit || self.running >= concurrency { None } else { hop.waiting.pop_front() }
+    }
+
+    /// The next that waits for a source pool that is open.
+    fn next_of_pool(&mut self, name: &str, concurrency: usize) -> Option<InHand> {
+        let pool = self.pools.get_mut(name)?;
+        if pool.running >= pool.most || self.running >= concurrency { None } else { pool.waiting.pop_front() }
+    }
+
+    /// Starts what has waited; or has it wait for the other of the two, which is full and so has a running attempt.
+    fn start(&mut self, mut in_hand: InHand) -> Option<InHand> {
+        if let Some(pool) = in_hand.pool.as_ref().and_then(|name| self.pools.get_mut(name))
+            && pool.running >= pool.most
+        {
+            pool.waiting.push_back(in_hand);
+            return None;
+        }
+        let most = in_hand.most;
+        let hop = self.hops.entry(in_hand.next_hop().clone()).or_insert_with(|| Hop::new(most));
+        if hop.running >= hop.limit {
+            hop.waiting.push_back(in_hand);
+            return None;
+        }
+        in_hand.unreachable = hop.unreachable();
+        hop.running += 1;
+        self.running += 1;
+        self.waiting -= 1;
+        if let Some(pool) = in_hand.pool.as_ref().and_then(|name| self.pools.get_mut(name)) {
+            pool.running += 1;
+        }
+        Some(in_hand)
+    }
+
     fn forget_idle(&mut self) {
         if self.hops.len() >= REMEMBERED {
             self.hops.retain(|_, hop| !hop.is_idle());
@@ -303,156 +463,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use message::{Envelope, Origin, QueueId};
-    use queue::{Entry, EntryId, EntryState, Lease, MessageRecord, Timestamp};
-
-    use super::*;
-
-    fn leased(hop: &str) -> Leased {
-        let id = EntryId { message: QueueId::generate(), number: 0 };
-        let envelope = Envelope {
-            reverse_path: "a@example.com".parse().unwrap(),
-            recipients: Vec::new(),
-            smtputf8: false,
-            eight_bit: false,
-            user: None,
-            origin: Origin::Mx,
-        };
-        let entry = Entry {
-            id,
-            next_hop: NextHop(hop.into()),
-            tenant: queue::Tenant::default(),
-            recipients: Vec::new(),
-            state: EntryState::Leased,
-            epoch: 1,
-            attempts: 0,
-            due: Timestamp(0),
-            expires: Timestamp(0),
-            last_error: None,
-            worker: None,
-            held: None,
-            doomed: None,
-            doubt: None,
-        };
-        let message = MessageRecord {
-            id: id.message,
-            envelope,
-            size: 0,
-            inline_size: 0,
-            parts: 0,
-            traceparent: None,
-            quarantine: false,
-            accepted_at: Timestamp(0),
-        };
-        let lease = Lease { entry: id, epoch: 1 };
-        Leased { lease, entry, message: Arc::new(message), inline: None, now: Timestamp(0) }
-    }
-
-    fn slots(concurrency: usize) -> Slots {
-        Slots::new(concurrency, Duration::from_secs(60))
-    }
-
-    fn hop(name: &str) -> NextHop {
-        NextHop(name.into())
-    }
-
-    #[test]
-    fn a_full_next_hop_leaves_room_for_others() {
-        let slots = slots(10);
-        let admitted = |name| slots.admit(leased(name), 2);
-        assert!(matches!((admitted("slow"), admitted("slow")), (Admission::Run(_), Admission::Run(_))));
-        assert!(matches!(admitted("slow"), Admission::Waits));
-        assert_eq!(slots.full(), [hop("slow")]);
-        assert!(!slots.has_room_for(&hop("slow")));
-        assert!(matches!(admitted("slow"), Admission::Waits));
-        assert!(matches!(admitted("slow"), Admission::Refused(_)));
-        assert!(matches!(admitted("quick"), Admission::Run(_)));
-        assert_eq!(slots.room(), 7);
-    }
-
-    fn end(slots: &Slots, answer: Answer) -> usize {
-        slots.release_next_hop(&hop("h"), answer).len() + slots.finish(&hop("h")).len()
-    }
-
-    #[test]
-    fn the_limit_follows_what_the_next_hop_does() {
-        let slots = slots(100);
-        for _ in 0..16 {
-            slots.admit(leased("h"), 8);
-        }
-        for _ in 0..4 {
-            assert_eq!(end(&slots, Answer::Later), 0, "ever fewer may run");
-        }
-        assert_eq!(end(&slots, Answer::Given), 0, "two may run, three do");
-        assert_eq!(end(&slots, Answer::Unknown), 0, "two may run, two do");
-        assert_eq!(end(&slots, Answer::Given), 3, "four may run, one does");
-    }
-
-    #[test]
-    fn an_attempt_being_settled_holds_no_slot_of_its_next_hop() {
-        let slots = slots(3);
-        for _ in 0..3 {
-            slots.admit(leased("h"), 2);
-        }
-        assert_eq!(slots.release_next_hop(&hop("h"), Answer::Given).len(), 1);
-        assert!(!slots.has_room_for(&hop("other")), "but one of the whole");
-        assert_eq!(slots.finish(&hop("h")).len(), 0);
-        assert!(slots.has_room_for(&hop("other")));
-    }
-
-    #[test]
-    fn an_unreachable_next_hop_is_left_alone_once_it_has_one_slot() {
-        let slots = slots(10);
-        let failure =
-            Failure { status: "4.4.1".into(), reply: None, remote_mta: None, text: "no route".into() };
-        let unreachable = || match slots.admit(leased("h"), 2) {
-            Admission::Run(in_hand) => in_hand.unreachable,
-            _ => panic!("no slot"),
-        };
-        assert_eq!(unreachable(), None);
-        assert_eq!(end(&slots, Answer::Unreachable(failure.clone())), 0);
-        assert_eq!(unreachable(), None, "two could run: it may have been chance");
-        assert_eq!(end(&slots, Answer::Unreachable(failure.clone())), 0);
-        assert_eq!(unreachable(), Some(failure));
-        assert_eq!(end(&slots, Answer::Given), 0);
-        assert_eq!(unreachable(), None);
-    }
-
-    #[test]
-    fn what_waits_is_never_stranded() {
-        for concurrency in 1..6 {
-            let slots = slots(concurrency);
-            let (mut running, mut waiting) = (0, 0);
-            for _ in 0..8 {
-                match slots.admit(leased("h"), 4) {
-                    Admission::Run(_) => running += 1,
-                    Admission::Waits => waiting += 1,
-                    Admission::Refused(_) => {}
-                }
-            }
-            let mut ended = 0;
-            let all = running + waiting;
-            while running > 0 {
-                running -= 1;
-                ended += 1;
-                running += end(&slots, Answer::Later);
-            }
-            assert_eq!(ended, all);
-            assert_eq!(slots.room(), concurrency);
-        }
-    }
-
-    #[test]
-    fn closing_gives_up_what_waits() {
-        let slots = slots(4);
-        for _ in 0..3 {
-            slots.admit(leased("h"), 2);
-        }
-        assert_eq!(slots.close().len(), 1);
-        assert!(matches!(slots.admit(leased("other"), 2), Admission::Refused(_)));
-        assert_eq!(end(&slots, Answer::Given), 0);
-    }
-}
+mod tests;

@@ -11,6 +11,8 @@ use crate::content::ContentReader;
 pub struct Transfer {
     /// For logs and traces.
     pub id: QueueId,
+    /// The source pool to leave by; `None` leaves the address to the system.
+    pub pool: Option<String>,
     /// MAIL FROM.
     pub reverse_path: ReversePath,
     /// RCPT TO, in this order; the outcomes come back in the same order.

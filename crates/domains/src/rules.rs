@@ -179,6 +179,17 @@ fn limits() -> Vec<(&'static str, Value)> {
         ("inbound.recipients.addresses", json!({"maxItems": 100_000})),
         ("outbound.ratePerMinute", json!({"minimum": 1})),
         ("outbound.weight", json!({"minimum": 1, "maximum": 1000})),
+        (
+            "outbound.pool",
+            json!({
+                "minLength": 1,
+                "maxLength": 63,
+                "x-kubernetes-validations": [{
+                    "rule": "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
+                    "message": "a source pool is named by lower-case letters, digits and hyphens, as in outbound.pools",
+                }],
+            }),
+        ),
     ]
 }
 

@@ -235,6 +235,9 @@ pub struct Outbound {
     /// The share of the queue beside other domains, 1 to 1000; 1 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
+    /// The source pool that mail leaves by: a name of `outbound.pools` in the configuration file. `default` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
     /// How long delivery is tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,

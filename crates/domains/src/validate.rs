@@ -30,6 +30,16 @@ pub(crate) fn validate(spec: &MailDomainSpec) -> Vec<(String, String)> {
     if let Some(relay) = spec.outbound.as_ref().and_then(|outbound| outbound.relay.as_ref()) {
         check_host_port("spec.outbound.relay", relay, &mut wrong);
     }
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if let Some(pool) = spec.outbound.as_ref().and_then(|outbound| outbound.pool.as_ref())
+        && (!(1..=63).contains(&pool.len())
+            || !pool.chars().all(fits)
+            || pool.starts_with('-')
+            || pool.ends_with('-'))
+    {
+        let text = "a source pool is named by lower-case letters, digits and hyphens, as in outbound.pools";
+        wrong("spec.outbound.pool", text.to_owned());
+    }
     if let Some(dkim) = &spec.dkim {
         check_dkim(dkim, &mut wrong);
     }

@@ -121,6 +121,7 @@ impl Report {
         match load_folder(folder, wanted) {
             Ok(index) => {
                 self.signing_keys(&index);
+                self.source_pools(settings, &index);
                 let mut names: Vec<&str> = index.all().map(|domain| domain.name.as_str()).collect();
                 names.sort_unstable();
                 let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
@@ -131,6 +132,25 @@ impl Report {
                     let line = problem.line.map(|line| format!(":{line}")).unwrap_or_default();
                     self.found(Some(format!("{}{line}", problem.file.display())), problem.text);
                 }
+            }
+        }
+    }
+
+    /// Mail of a domain whose source pool is not there would wait.
+    fn source_pools(&mut self, settings: &Settings, index: &DomainIndex) {
+        if !self.has(&[Role::All, Role::Delivery]) {
+            return;
+        }
+        for domain in index.all() {
+            let pool = domain.spec.outbound.as_ref().and_then(|outbound| outbound.pool.as_deref());
+            let known =
+                |pool: &str| pool == queue::Pool::DEFAULT || settings.outbound.pools.contains_key(pool);
+            if let Some(pool) = pool.filter(|pool| !known(pool)) {
+                let resource = &domain.resource;
+                let text = format!(
+                    "MailDomain {resource}: outbound.pool is {pool}, which outbound.pools does not have: its mail would wait"
+                );
+                self.found(None, text);
             }
         }
     }

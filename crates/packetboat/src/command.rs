@@ -191,7 +191,7 @@ pub(crate) enum Verb {
     },
     /// Do the same to all entries that meet some conditions: a job with progress, beside everything else
     Bulk(Bulk),
-    /// Leave the entries of a next hop or a tenant where they are
+    /// Leave the entries of a next hop, a tenant or a source pool where they are
     Suspend {
         #[command(flatten)]
         which: Which,
@@ -199,7 +199,7 @@ pub(crate) enum Verb {
         #[arg(long)]
         why: Option<String>,
     },
-    /// Let a suspended next hop or tenant go on
+    /// Let a suspended next hop, tenant or source pool go on
     Resume {
         #[command(flatten)]
         which: Which,
@@ -241,7 +241,7 @@ pub(crate) enum Verb {
     },
 }
 
-/// Just one of the two.
+/// Just one of them.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Which {
@@ -251,6 +251,9 @@ pub(crate) struct Which {
     /// A tenant: the hosted domain that mail leaves for
     #[arg(long)]
     pub(crate) tenant: Option<String>,
+    /// A source pool, as outbound.pools names it; `default` for mail for which none is named
+    #[arg(long)]
+    pub(crate) pool: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -261,6 +264,9 @@ pub(crate) struct Conditions {
     /// Only entries of this tenant
     #[arg(long)]
     pub(crate) tenant: Option<String>,
+    /// Only entries that leave by this source pool
+    #[arg(long)]
+    pub(crate) pool: Option<String>,
     /// Only entries to or from this domain
     #[arg(long)]
     pub(crate) domain: Option<String>,

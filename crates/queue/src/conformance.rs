@@ -112,7 +112,7 @@ fn message(hops: &[&str]) -> NewMessage {
 }
 
 fn request(max: usize, duration: Duration) -> LeaseRequest {
-    LeaseRequest { worker: "test".to_owned(), max, duration, except: Vec::new() }
+    LeaseRequest { worker: "test".to_owned(), max, duration, except: Vec::new(), except_pools: Vec::new() }
 }
 
 async fn accept(queue: &Subject, hops: &[&str]) -> QueueId {

@@ -32,7 +32,7 @@ pub use entry::{
 pub use error::QueueError;
 pub use operator::{AuditPage, Oddity, Scope, Suspension, Target, Verb, VerbRecord};
 pub use outbox::{Event, EventKind, Events};
-pub use policy::{Allowance, Policy};
+pub use policy::{Allowance, Policy, Pool};
 
 /// Content longer than this is staged in parts before [`Queue::accept`]; what is shorter travels
 /// inside it, in the same round trip. Octets.
@@ -69,6 +69,8 @@ pub struct LeaseRequest {
     /// of this list, never with the number of entries that wait for these next hops. Ignored by
     /// [`Queue::accept`].
     pub except: Vec<NextHop>,
+    /// The same for source pools.
+    pub except_pools: Vec<Pool>,
 }
 
 /// Which entries [`Queue::list`] tells of: those that meet every condition given.
@@ -78,6 +80,8 @@ pub struct ListFilter {
     pub next_hop: Option<String>,
     /// Only entries of this tenant.
     pub tenant: Option<String>,
+    /// Only entries that leave by this source pool, as the policy has it now.
+    pub pool: Option<String>,
     /// Only entries with a recipient in this domain, or from a sender in it.
     pub domain: Option<String>,
     /// Only messages accepted at least so long ago, by the store's clock.
@@ -198,7 +202,7 @@ pub trait Queue: Send + Sync + 'static {
     /// name for who asked: a job over many entries. The time is the store's.
     async fn record(&self, verb: &VerbRecord) -> Result<(), QueueError>;
 
-    /// Leaves the entries of a next hop or a tenant where they are until it is resumed. What is leased is
+    /// Leaves the entries of a next hop, a tenant or a source pool where they are until it is resumed. What is leased is
     /// tried to its end. Suspending again replaces the reason.
     async fn suspend(&self, scope: &Scope, why: &str, by: &str) -> Result<(), QueueError>;
 
@@ -208,16 +212,16 @@ pub trait Queue: Send + Sync + 'static {
     /// What is suspended.
     async fn suspensions(&self) -> Result<Vec<Suspension>, QueueError>;
 
-    /// Sets the weights of tenants and the rates of tenants and next hops, in place of those set before. All
-    /// workers of a queue are to say the same.
+    /// Sets the weights of tenants, the rates of tenants, next hops and source pools, and who leaves by which pool,
+    /// in place of those set before. All workers of a queue are to say the same.
     async fn set_policy(&self, policy: &Policy) -> Result<(), QueueError>;
 
-    /// How many workers that work on `next_hop` there are, this one among them, and how many of them come
+    /// How many workers that work on `scope` there are, this one among them, and how many of them come
     /// before it in an order that all agree on: so a limit of connections is shared without a word between
     /// them. A worker counts until `lasts` after it asked last.
     async fn sharers(
         &self,
-        next_hop: &NextHop,
+        scope: &Scope,
         worker: &str,
         lasts: Duration,
     ) -> Result<(usize, usize), QueueError>;

@@ -98,14 +98,17 @@ pub enum Scope {
     NextHop(String),
     /// A tenant, wherever its mail goes.
     Tenant(String),
+    /// A source pool, whoever leaves by it.
+    Pool(String),
 }
 
 impl Scope {
-    /// Its name in the store: `h:NEXTHOP` or `t:TENANT`.
+    /// Its name in the store: `h:NEXTHOP`, `t:TENANT` or `p:POOL`.
     pub(crate) fn key(&self) -> String {
         match self {
             Self::NextHop(name) => format!("h:{name}"),
             Self::Tenant(name) => format!("t:{name}"),
+            Self::Pool(name) => format!("p:{name}"),
         }
     }
 
@@ -114,6 +117,7 @@ impl Scope {
         match kind {
             "h" => Some(Self::NextHop(name.to_owned())),
             "t" => Some(Self::Tenant(name.to_owned())),
+            "p" => Some(Self::Pool(name.to_owned())),
             _ => None,
         }
     }
@@ -124,6 +128,7 @@ impl fmt::Display for Scope {
         match self {
             Self::NextHop(name) => write!(f, "next hop {name}"),
             Self::Tenant(name) => write!(f, "tenant {name}"),
+            Self::Pool(name) => write!(f, "source pool {name}"),
         }
     }
 }

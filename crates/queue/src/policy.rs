@@ -1,10 +1,29 @@
 //! How the queue is shared: weights and rates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use crate::{NextHop, Tenant};
 
-/// What a tenant or a next hop may have.
+/// A source pool: the addresses that mail leaves from, by a name that delivery knows; opaque here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Pool(pub String);
+
+impl Pool {
+    /// The pool of mail for which no other is named.
+    pub const DEFAULT: &'static str = "default";
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a tenant, a next hop or a pool may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
     /// Its share beside others, 1 to 1000. Of tenants alone.
@@ -27,6 +46,36 @@ pub struct Policy {
     pub tenants: BTreeMap<Tenant, Allowance>,
     /// Of next hops; weights mean nothing here.
     pub next_hops: BTreeMap<NextHop, Allowance>,
+    /// Of source pools; weights mean nothing here.
+    pub pools: BTreeMap<Pool, Allowance>,
+    /// The pools of tenants. All mail of a tenant leaves by its pool, by [`Pool::DEFAULT`] where none is named here.
+    /// What waits follows a change at once.
+    pub tenant_pools: BTreeMap<Tenant, Pool>,
+    /// What the names of next hops begin with, up to the first colon, that mail of nobody leaves for: by
+    /// [`Pool::DEFAULT`]. Other mail of nobody does not leave, and has no pool.
+    pub leaving: BTreeSet<String>,
+}
+
+impl Policy {
+    /// The pool by which what waits of a tenant for a next hop leaves, if it leaves.
+    #[must_use]
+    pub fn pool_of(&self, tenant: &str, next_hop: &str) -> Option<&str> {
+        pool_of(&self.tenant_pools, &self.leaving, tenant, next_hop)
+    }
+}
+
+/// See [`Policy::pool_of`].
+pub(crate) fn pool_of<'a>(
+    tenant_pools: &'a BTreeMap<Tenant, Pool>,
+    leaving: &BTreeSet<String>,
+    tenant: &str,
+    next_hop: &str,
+) -> Option<&'a str> {
+    if tenant.is_empty() {
+        let kind = next_hop.split_once(':').map_or(next_hop, |(kind, _)| kind);
+        return leaving.contains(kind).then_some(Pool::DEFAULT);
+    }
+    Some(tenant_pools.get(&Tenant(tenant.to_owned())).map_or(Pool::DEFAULT, |pool| pool.0.as_str()))
 }
 
 /// A rate as one shard keeps it.

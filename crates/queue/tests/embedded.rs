@@ -47,6 +47,7 @@ async fn what_it_holds_and_its_account_survive_a_restart() {
         max: 1,
         duration: Duration::from_secs(60),
         except: Vec::new(),
+        except_pools: Vec::new(),
     };
     {
         let queue = EmbeddedQueue::open(root.path()).unwrap();

@@ -288,6 +288,7 @@ async fn rows_of_other_versions_are_read() -> Result<()> {
         max: 10,
         duration: Duration::from_secs(60),
         except: Vec::new(),
+        except_pools: Vec::new(),
     };
     let leased = queue.lease(request).await?;
     ensure!(leased.len() == 1 && leased[0].message.id == id && leased[0].entry.tenant.0.is_empty());

@@ -83,6 +83,7 @@ async fn drain(queue: &RedisQueue) -> Result<HashSet<QueueId>> {
             max: 100,
             duration: Duration::from_secs(60),
             except: Vec::new(),
+            except_pools: Vec::new(),
         };
         let leased = queue.lease(request).await?;
         empty = if leased.is_empty() { empty + 1 } else { 0 };

@@ -47,6 +47,7 @@ fn settling(queue: &Arc<RedisQueue>, stop: &Arc<AtomicBool>) -> JoinHandle<Resul
                 max: 16,
                 duration: Duration::from_secs(60),
                 except: Vec::new(),
+                except_pools: Vec::new(),
             };
             let leased = queue.lease(request).await?;
             if leased.is_empty() && last_round {

@@ -53,7 +53,15 @@ fn files(folder: &Path) -> Vec<String> {
 
 async fn lease(queue: &dyn Queue, max: usize) -> Result<Vec<Leased>> {
     let duration = Duration::from_secs(60);
-    Ok(queue.lease(LeaseRequest { worker: "test".to_owned(), max, duration, except: Vec::new() }).await?)
+    Ok(queue
+        .lease(LeaseRequest {
+            worker: "test".to_owned(),
+            max,
+            duration,
+            except: Vec::new(),
+            except_pools: Vec::new(),
+        })
+        .await?)
 }
 
 fn delivered(leased: &Leased) -> Settlement {

@@ -78,7 +78,13 @@ async fn from_accept_to_rebuild(config: &Config) -> Result<()> {
     ensure!(rebuilt.restored == 1 && rebuilt.incomplete == 0 && rebuilt.unreadable == 0, "{rebuilt:?}");
     let queue = SpooledQueue::open(index().await?, config).await?;
     let duration = Duration::from_secs(60);
-    let request = LeaseRequest { worker: "test".to_owned(), max: 10, duration, except: Vec::new() };
+    let request = LeaseRequest {
+        worker: "test".to_owned(),
+        max: 10,
+        duration,
+        except: Vec::new(),
+        except_pools: Vec::new(),
+    };
     let leased = queue.lease(request).await?;
     ensure!(leased.len() == 1, "{leased:?}");
     let leased = leased.first().context("nothing leased")?;
@@ -122,7 +128,13 @@ async fn a_store_that_is_away_is_told_and_nothing_is_lost() -> Result<()> {
     let before = common::message("mx:a");
     queue.accept(before.clone(), None).await?;
     let duration = Duration::from_secs(60);
-    let request = LeaseRequest { worker: "test".to_owned(), max: 10, duration, except: Vec::new() };
+    let request = LeaseRequest {
+        worker: "test".to_owned(),
+        max: 10,
+        duration,
+        except: Vec::new(),
+        except_pools: Vec::new(),
+    };
     let leased = queue.lease(request.clone()).await?.pop().context("nothing leased")?;
     let mut recipients = leased.entry.recipients.clone();
     recipients.iter_mut().for_each(|one| one.standing = message::Standing::Delivered);

@@ -208,6 +208,7 @@ fn described(conditions: &Conditions) -> String {
     let given = [
         ("next_hop", conditions.next_hop.as_ref()),
         ("tenant", conditions.tenant.as_ref()),
+        ("pool", conditions.pool.as_ref()),
         ("domain", conditions.domain.as_ref()),
         ("state", state.as_ref()),
         ("older_than", age.as_ref()),

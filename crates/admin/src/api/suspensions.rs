@@ -1,4 +1,4 @@
-//! What is suspended: next hops and tenants.
+//! What is suspended: next hops, tenants and source pools.
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -8,20 +8,22 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, Order, Shared};
 
-/// What is meant: just one of the two.
+/// What is meant: just one of them.
 #[derive(Deserialize)]
 pub(super) struct Which {
     next_hop: Option<String>,
     tenant: Option<String>,
+    pool: Option<String>,
 }
 
 impl Which {
     fn scope(self) -> Result<Scope, Failure> {
-        match (self.next_hop, self.tenant) {
-            (Some(next_hop), None) => Ok(Scope::NextHop(next_hop)),
-            (None, Some(tenant)) => Ok(Scope::Tenant(tenant)),
+        match (self.next_hop, self.tenant, self.pool) {
+            (Some(next_hop), None, None) => Ok(Scope::NextHop(next_hop)),
+            (None, Some(tenant), None) => Ok(Scope::Tenant(tenant)),
+            (None, None, Some(pool)) => Ok(Scope::Pool(pool)),
             _ => {
-                let text = "say either next_hop or tenant".to_owned();
+                let text = "say one of next_hop, tenant and pool".to_owned();
                 Err(Failure(StatusCode::BAD_REQUEST, text))
             }
         }

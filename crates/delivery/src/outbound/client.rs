@@ -55,7 +55,7 @@ impl Connection {
         let timeouts = &config.timeouts;
         let greeting = connection.wire.reply(timeouts.greeting).await;
         connection.expect_positive(GREETING, greeting).map_err(Unready::Obstacle)?;
-        connection.introduce(&config.hostname, timeouts).await.map_err(Unready::Obstacle)?;
+        connection.introduce(config).await.map_err(Unready::Obstacle)?;
         match tls {
             Some(tls) if connection.capabilities.starttls => connection.secure(tls, config).await,
             _ => Ok(connection),
@@ -63,7 +63,10 @@ impl Connection {
     }
 
     /// EHLO, then HELO for a peer that does not know it (RFC 5321 §3.2); or LHLO (RFC 2033 §4.1).
-    async fn introduce(&mut self, hostname: &str, timeouts: &Timeouts) -> Result<(), Obstacle> {
+    async fn introduce(&mut self, config: &OutboundConfig) -> Result<(), Obstacle> {
+        let timeouts = &config.timeouts;
+        let source = self.peer.host.source.clone();
+        let hostname = source.as_ref().and_then(|source| source.ehlo()).unwrap_or(&config.hostname);
         let (verb, stage) = match self.peer.host.protocol {
             Protocol::Smtp => ("EHLO", "EHLO"),
             Protocol::Lmtp => ("LHLO", "LHLO"),
@@ -120,7 +123,7 @@ impl Connection {
         }
         drop(span);
         let mut connection = Self { wire, security, capabilities: Capabilities::default(), ..self };
-        connection.introduce(&config.hostname, timeouts).await.map_err(Unready::Obstacle)?;
+        connection.introduce(config).await.map_err(Unready::Obstacle)?;
         Ok(connection)
     }
 

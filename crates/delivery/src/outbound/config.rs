@@ -1,8 +1,11 @@
 //! The settings of the outbound transport.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
+
+use super::source::SourcePool;
 
 /// How mail leaves: towards mail exchangers and configured next hops.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -27,6 +30,9 @@ pub struct OutboundConfig {
     pub timeouts: Timeouts,
     /// Idle connections kept for the next message.
     pub pool: PoolConfig,
+    /// Source pools, by name. MailDomains name theirs in `outbound.pool`; all other mail that leaves does so by the
+    /// pool `default`, which without an entry here has whichever address the system takes, and no limits.
+    pub pools: BTreeMap<String, SourcePool>,
 }
 
 impl Default for OutboundConfig {
@@ -40,6 +46,7 @@ impl Default for OutboundConfig {
             max_recipients: 100,
             timeouts: Timeouts::default(),
             pool: PoolConfig::default(),
+            pools: BTreeMap::new(),
         }
     }
 }

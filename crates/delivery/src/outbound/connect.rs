@@ -1,9 +1,10 @@
 //! From an address to a connection that is ready for MAIL.
 
 use std::io;
+use std::net::SocketAddr;
 
 use tls::ClientTls;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
 use tracing::field::Empty;
 use tracing::{Instrument, info_span};
@@ -76,7 +77,9 @@ async fn attempt(
 
 async fn open(peer: &Peer, config: &OutboundConfig) -> Result<TcpStream, Obstacle> {
     let (limit, port) = (config.timeouts.connect, peer.address.port());
-    let error = match timeout(limit, TcpStream::connect(peer.address)).await {
+    let from = peer.host.source.as_ref().and_then(|source| source.address_for(peer.address.ip()));
+    let socket = socket(peer, from.map(|address| SocketAddr::new(address, 0)))?;
+    let error = match timeout(limit, socket.connect(peer.address)).await {
         Ok(Ok(stream)) => match stream.set_nodelay(true) {
             Ok(()) => return Ok(stream),
             Err(error) => error,
@@ -92,4 +95,21 @@ async fn open(peer: &Peer, config: &OutboundConfig) -> Result<TcpStream, Obstacl
         _ => format!("{peer} could not be reached on port {port}: {error}"),
     };
     Err(peer.obstacle("4.4.1", text))
+}
+
+/// A socket that leaves from an address of the source pool.
+fn socket(peer: &Peer, from: Option<SocketAddr>) -> Result<TcpSocket, Obstacle> {
+    let made = if peer.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = made.map_err(|error| peer.obstacle("4.3.0", format!("no socket can be made: {error}")))?;
+    let Some(from) = from else { return Ok(socket) };
+    match socket.bind(from) {
+        Ok(()) => Ok(socket),
+        Err(error) => {
+            let pool = peer.host.source.as_ref().map_or("", |source| source.name.as_str());
+            let address = from.ip();
+            tracing::error!(pool, %address, %error, "source address cannot be used (outbound.pools)");
+            let text = format!("{address} of the source pool {pool} cannot be sent from: {error}");
+            Err(peer.obstacle("4.3.5", text))
+        }
+    }
 }

@@ -18,9 +18,11 @@ mod ledger;
 mod peer;
 mod pool;
 mod probe;
+mod source;
 mod transaction;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -32,11 +34,13 @@ use tracing::{Instrument, info_span};
 pub use config::{OutboundConfig, PoolConfig, Timeouts};
 pub use peer::Protocol;
 pub use probe::Probe;
+pub use source::{SourcePool, is_pool_name};
 
 use crate::transfer::{RecipientOutcome, Transfer};
 use ledger::{Ledger, Obstacle};
 use peer::{Host, Peer};
 use pool::Pool;
+use source::{Source, Sources};
 use transaction::After;
 
 /// The outbound transport. Cheap to clone; clones share idle connections.
@@ -50,6 +54,7 @@ struct Inner {
     resolver: Resolver,
     tls: ClientTls,
     pool: Arc<Pool>,
+    sources: Sources,
 }
 
 /// What an attempt may still do.
@@ -74,14 +79,22 @@ impl Outbound {
     #[must_use]
     pub fn new(config: OutboundConfig, resolver: Resolver, tls: ClientTls) -> Self {
         let pool = Pool::new(config.pool.clone(), config.timeouts.quit);
-        Self { inner: Arc::new(Inner { config, resolver, tls, pool }) }
+        let sources = Sources::new(&config.pools);
+        Self { inner: Arc::new(Inner { config, resolver, tls, pool, sources }) }
     }
 
     /// Offers a message to the mail exchangers of a domain, or to the host of an address literal
     /// (`[192.0.2.1]`). The outcomes come in the order of the recipients.
     pub async fn to_domain(&self, domain: &str, transfer: &Transfer) -> Vec<RecipientOutcome> {
         let mut ledger = Ledger::new(transfer.recipients.len());
-        match self.exchangers(domain).await {
+        let source = match self.source(transfer) {
+            Ok(source) => source,
+            Err(obstacle) => {
+                ledger.obstruct_all(&obstacle);
+                return ledger.finish();
+            }
+        };
+        match self.exchangers(domain, source).await {
             Ok((hosts, lookup)) => self.offer(&hosts, lookup, transfer, &mut ledger).await,
             Err(error) => ledger.obstruct_all(&no_exchanger(&error)),
         }
@@ -96,15 +109,39 @@ impl Outbound {
         transfer: &Transfer,
     ) -> Vec<RecipientOutcome> {
         let mut ledger = Ledger::new(transfer.recipients.len());
-        match Host::parse(address, protocol) {
-            Some(host) => self.offer(&[host], Lookup::Configured, transfer, &mut ledger).await,
-            None => ledger.obstruct_all(&not_an_address(address)),
+        match (Host::parse(address, protocol), self.source(transfer)) {
+            (Some(host), Ok(source)) => {
+                let host = Host { source, ..host };
+                self.offer(&[host], Lookup::Configured, transfer, &mut ledger).await;
+            }
+            (None, _) => ledger.obstruct_all(&not_an_address(address)),
+            (_, Err(obstacle)) => ledger.obstruct_all(&obstacle),
         }
         ledger.finish()
     }
 
-    async fn exchangers(&self, domain: &str) -> Result<(Vec<Host>, Lookup), MxError> {
-        let host = |name: String| Host { name, port: self.inner.config.port, protocol: Protocol::Smtp };
+    /// The source pools, as the settings have them.
+    #[must_use]
+    pub fn pools(&self) -> &BTreeMap<String, SourcePool> {
+        &self.inner.config.pools
+    }
+
+    fn source(&self, transfer: &Transfer) -> Result<Option<Arc<Source>>, Obstacle> {
+        let Some(name) = &transfer.pool else { return Ok(None) };
+        let found = self.inner.sources.named(name).ok_or_else(|| {
+            let text = format!("the source pool {name} of the MailDomain is not in outbound.pools");
+            without_peer("4.3.5", false, text)
+        });
+        found.map(Some)
+    }
+
+    async fn exchangers(
+        &self,
+        domain: &str,
+        source: Option<Arc<Source>>,
+    ) -> Result<(Vec<Host>, Lookup), MxError> {
+        let (port, protocol) = (self.inner.config.port, Protocol::Smtp);
+        let host = |name: String| Host { name, port, protocol, source: source.clone() };
         if let Some(address) = address_literal(domain) {
             return Ok((vec![host(address.to_string())], Lookup::Exchanger));
         }
@@ -145,10 +182,16 @@ impl Outbound {
                 return;
             }
         }
-        let addresses = match self.addresses(host, lookup).await {
+        let mut addresses = match self.addresses(host, lookup).await {
             Ok(addresses) => addresses,
             Err(error) => return ledger.obstruct_all(&no_address(host, lookup, &error)),
         };
+        if let Some(source) = &host.source {
+            addresses.retain(|address| source.reaches(*address));
+            if addresses.is_empty() {
+                return ledger.obstruct_all(&out_of_reach(host, source));
+            }
+        }
         for address in addresses {
             if ledger.is_settled() || budget.is_spent() {
                 return;
@@ -237,6 +280,12 @@ fn no_address(host: &Host, lookup: Lookup, error: &AddressError) -> Obstacle {
         return without_peer("5.1.2", true, text);
     }
     without_peer(error.status(), error.is_permanent(), error.to_string())
+}
+
+fn out_of_reach(host: &Host, source: &Source) -> Obstacle {
+    let (host, pool) = (&host.name, &source.name);
+    let text = format!("the source pool {pool} has no address of the families of those of {host}");
+    without_peer("4.4.4", false, text)
 }
 
 fn not_an_address(address: &str) -> Obstacle {

@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::source::Source;
 
 /// The protocol spoken to a next hop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,6 +33,8 @@ pub(super) struct Host {
     pub(super) name: String,
     pub(super) port: u16,
     pub(super) protocol: Protocol,
+    /// From where it is reached; `None` where that is left to the system.
+    pub(super) source: Option<Arc<Source>>,
 }
 
 impl Host {
@@ -41,7 +46,7 @@ impl Host {
         if name.is_empty() || (bare.is_none() && name.contains(':')) {
             return None;
         }
-        Some(Self { name: bare.unwrap_or(name).to_owned(), port, protocol })
+        Some(Self { name: bare.unwrap_or(name).to_owned(), port, protocol, source: None })
     }
 
     /// The name for a DSN's Remote-MTA: a DNS name, or an address in brackets.

@@ -184,6 +184,7 @@ pub fn transfer_of(slices: &[&str], recipients: &[&str]) -> Transfer {
     let size = content.len();
     let leased = leased(content);
     Transfer {
+        pool: None,
         id: leased.message.id,
         reverse_path: "sender@us.test".parse().expect("an address"),
         recipients: recipients.iter().map(|address| address.parse().expect("an address")).collect(),
@@ -334,7 +335,7 @@ impl Queue for NoQueue {
     async fn set_policy(&self, _: &queue::Policy) -> Result<(), QueueError> {
         unavailable()
     }
-    async fn sharers(&self, _: &queue::NextHop, _: &str, _: Duration) -> Result<(usize, usize), QueueError> {
+    async fn sharers(&self, _: &queue::Scope, _: &str, _: Duration) -> Result<(usize, usize), QueueError> {
         unavailable()
     }
     async fn events(&self, _: &str, _: usize) -> Result<queue::Events, QueueError> {

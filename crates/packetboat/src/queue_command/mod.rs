@@ -168,17 +168,19 @@ fn by() -> String {
 }
 
 fn suspension_path(which: &Which, why: Option<&str>) -> String {
-    let scope = match (&which.next_hop, &which.tenant) {
-        (Some(next_hop), _) => format!("next_hop={}", escaped(next_hop)),
-        (None, tenant) => format!("tenant={}", escaped(tenant.as_deref().unwrap_or_default())),
+    let scope = match (&which.next_hop, &which.tenant, &which.pool) {
+        (Some(next_hop), _, _) => format!("next_hop={}", escaped(next_hop)),
+        (None, Some(tenant), _) => format!("tenant={}", escaped(tenant)),
+        (None, None, pool) => format!("pool={}", escaped(pool.as_deref().unwrap_or_default())),
     };
     format!("suspensions?{scope}&{}", order(why))
 }
 
 fn named(which: &Which) -> String {
-    match (&which.next_hop, &which.tenant) {
-        (Some(next_hop), _) => format!("next hop {next_hop}"),
-        (None, tenant) => format!("tenant {}", tenant.as_deref().unwrap_or_default()),
+    match (&which.next_hop, &which.tenant, &which.pool) {
+        (Some(next_hop), _, _) => format!("next hop {next_hop}"),
+        (None, Some(tenant), _) => format!("tenant {tenant}"),
+        (None, None, pool) => format!("source pool {}", pool.as_deref().unwrap_or_default()),
     }
 }
 
@@ -248,6 +250,7 @@ fn conditions(conditions: &Conditions) -> String {
     let given = [
         ("next_hop", conditions.next_hop.as_deref()),
         ("tenant", conditions.tenant.as_deref()),
+        ("pool", conditions.pool.as_deref()),
         ("domain", conditions.domain.as_deref()),
         ("state", state),
         ("older_than", age.as_deref()),
@@ -296,6 +299,7 @@ mod tests {
             conditions: Conditions {
                 next_hop: Some("mx:a b&c".to_owned()),
                 tenant: None,
+                pool: None,
                 domain: None,
                 state: Some(State::Queued),
                 older_than: Some(std::time::Duration::from_secs(90)),

@@ -106,6 +106,7 @@ pub(super) fn suspensions(told: Suspensions) {
         let scope = match &one.scope {
             Scope::NextHop(name) => format!("next hop {name}"),
             Scope::Tenant(name) => format!("tenant {name}"),
+            Scope::Pool(name) => format!("source pool {name}"),
         };
         table.add_row([short(&scope), distance(one.since), short(&one.by), short(&one.why)]);
     }

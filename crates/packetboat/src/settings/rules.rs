@@ -30,8 +30,22 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
         let section = if setting.starts_with("retry.") { "outbound" } else { "delivery" };
         reader.problem(&Path::of(&format!("{section}.{setting}")), format!("it {why}"));
     }
+    source_pools(settings, reader);
     if let Err(error) = settings.telemetry.check() {
         reader.problem(&Path::of("telemetry"), error.to_string());
+    }
+}
+
+fn source_pools(settings: &Settings, reader: &mut Reader) {
+    for (name, pool) in &settings.outbound.pools {
+        let path = Path::of("outbound.pools").key(name);
+        if !delivery::outbound::is_pool_name(name) {
+            let text = "a source pool is named by at most 63 lower-case letters, digits and hyphens";
+            reader.problem(&path, text);
+        }
+        if let Some((key, why)) = pool.fault() {
+            reader.problem(&path.key(key), why);
+        }
     }
 }
 

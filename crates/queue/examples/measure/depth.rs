@@ -39,16 +39,17 @@ async fn fill(queue: &Arc<dyn Queue>, from: usize, to: usize) -> Result<f64> {
     Ok((to - from) as f64 / started.elapsed().as_secs_f64())
 }
 
-/// Microseconds of one operation, one after the other: accept, lease, settle.
+/// Microseconds of one operation, one after the other: accept, lease, settle. Medians.
 async fn costs(queue: &Arc<dyn Queue>) -> Result<[f64; 3]> {
-    let (mut accept, mut lease, mut settle) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let (mut accept, mut lease, mut settle) = (Vec::new(), Vec::new(), Vec::new());
     for at in 0..SAMPLES {
+        let message = message(OCTETS, &next_hop(at * 7))?;
         let started = Instant::now();
-        queue.accept(message(OCTETS, &next_hop(at * 7))?, None).await?;
-        accept += started.elapsed();
+        queue.accept(message, None).await?;
+        accept.push(started.elapsed());
         let started = Instant::now();
         let leased = queue.lease(request(1)).await?;
-        lease += started.elapsed();
+        lease.push(started.elapsed());
         for leased in leased {
             let started = Instant::now();
             // Half of them are tried again later.
@@ -60,10 +61,13 @@ async fn costs(queue: &Arc<dyn Queue>) -> Result<[f64; 3]> {
                 },
             };
             queue.settle(settlement).await?;
-            settle += started.elapsed();
+            settle.push(started.elapsed());
         }
     }
-    Ok([accept, lease, settle].map(|sum| sum.as_secs_f64() * 1e6 / SAMPLES as f64))
+    Ok([accept, lease, settle].map(|mut samples| {
+        samples.sort_unstable();
+        samples.get(samples.len() / 2).map_or(0.0, |median| median.as_secs_f64() * 1e6)
+    }))
 }
 
 /// Octets that the queue has in memory: those of the Redis server, or of this process.
@@ -87,16 +91,19 @@ pub(crate) async fn run(backend: &str, most: usize) -> Result<()> {
         "embedded" => (Arc::new(EmbeddedQueue::open(folder.path())?), None),
         other => bail!("{other:?} is neither embedded nor redis"),
     };
-    let empty = memory(server).await?;
+    // What each destination costs once is no part of an entry's weight.
+    fill(&queue, 0, HOPS).await?;
+    let (mut filled, base) = (HOPS, memory(server).await?);
     println!("entries   filled/s   accept µs   lease µs   settle µs   octets an entry");
-    let mut filled = 0;
     for depth in [1000, 10_000, 100_000, 500_000, 1_000_000, 2_000_000] {
         if depth > most {
             break;
         }
         let rate = fill(&queue, filled, depth).await?;
         filled = depth;
-        let weight = memory(server).await?.saturating_sub(empty) / depth as u64;
+        // Each measurement leaves some entries behind.
+        let entries = queue.ledger().await?.queued.saturating_sub(HOPS as u64);
+        let weight = memory(server).await?.saturating_sub(base) / entries.max(1);
         let [accept, lease, settle] = costs(&queue).await?;
         println!("{depth:>7}   {rate:>8.0}   {accept:>9.0}   {lease:>8.0}   {settle:>9.0}   {weight:>6}");
     }

@@ -43,7 +43,13 @@ pub(crate) fn message(octets: usize, next_hop: &str) -> anyhow::Result<NewMessag
 
 /// How a worker of this measurement leases.
 pub(crate) fn request(max: usize) -> LeaseRequest {
-    LeaseRequest { worker: "measure".into(), max, duration: Duration::from_secs(600), except: Vec::new() }
+    LeaseRequest {
+        worker: "measure".into(),
+        max,
+        duration: Duration::from_secs(600),
+        except: Vec::new(),
+        except_pools: Vec::new(),
+    }
 }
 
 /// The end of an entry.

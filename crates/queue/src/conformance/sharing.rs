@@ -12,7 +12,8 @@ use super::{
     operate, request, retry,
 };
 use crate::{
-    Allowance, EntryId, EntryState, EventKind, ListFilter, NextHop, Policy, Scope, Target, Tenant, Verb,
+    Allowance, EntryId, EntryState, EventKind, LeaseRequest, ListFilter, NextHop, Policy, Pool, Scope,
+    Target, Tenant, Verb,
 };
 
 pub(super) async fn run<F, Fut>(make: &F)
@@ -25,6 +26,8 @@ where
         a_tenant_with_a_deep_queue_does_not_hold_up_others,
         a_rate_bounds_what_is_leased,
         what_is_suspended_stays,
+        source_pools_bound_what_leaves_by_them,
+        source_pools_are_passed_over_and_suspended,
         a_verb_may_be_about_one_entry,
         verbs_are_written_down,
         listings_are_narrowed,
@@ -158,6 +161,106 @@ async fn what_is_suspended_stays(queue: Subject) {
     );
 }
 
+/// `slow` leaves by the pool `bulk`, others by the default one, and `local:` does not leave.
+fn pools(given: &[(&str, u32)]) -> Policy {
+    let pool = |(name, rate): &(&str, u32)| {
+        (Pool((*name).to_owned()), Allowance { weight: 1, per_minute: Some(*rate) })
+    };
+    Policy {
+        pools: given.iter().map(pool).collect(),
+        tenant_pools: [(Tenant("slow".to_owned()), Pool("bulk".to_owned()))].into(),
+        leaving: ["mx".to_owned()].into(),
+        ..Policy::default()
+    }
+}
+
+/// What can be leased, counted by tenant and next hop.
+async fn all_leased(queue: &Subject, request: &LeaseRequest) -> HashMap<(String, String), usize> {
+    let mut counts = HashMap::new();
+    for _ in 0..10 {
+        for leased in queue.lease(request.clone()).await.expect("lease") {
+            *counts.entry((leased.entry.tenant.0, leased.entry.next_hop.0)).or_default() += 1;
+        }
+    }
+    counts
+}
+
+fn of(counts: &HashMap<(String, String), usize>, tenant: &str, hop: &str) -> usize {
+    counts.get(&(tenant.to_owned(), hop.to_owned())).copied().unwrap_or(0)
+}
+
+async fn source_pools_bound_what_leaves_by_them(queue: Subject) {
+    queue.set_policy(&pools(&[("bulk", 60), (Pool::DEFAULT, 60)])).await.expect("policy");
+    for at in 0..40 {
+        accept_for(&queue, "slow", &[&format!("mx:{}", at % 4)]).await;
+        accept_for(&queue, "other", &["mx:a"]).await;
+        accept_for(&queue, "", &["local:a"]).await;
+        accept_for(&queue, "", &["mx:a"]).await;
+    }
+    let counts = all_leased(&queue, &request(100, LONG)).await;
+    assert_eq!(of(&counts, "", "local:a"), 40, "what does not leave has no pool: {counts:?}");
+    let by_bulk: usize = (0..4).map(|at| of(&counts, "slow", &format!("mx:{at}"))).sum();
+    assert!((1..=12).contains(&by_bulk), "{by_bulk} in no time by one pool: {counts:?}");
+    let by_default = of(&counts, "other", "mx:a") + of(&counts, "", "mx:a");
+    assert!((1..=12).contains(&by_default), "{by_default} in no time by the default pool: {counts:?}");
+    assert_eq!(accept_leased(&queue, "slow").await, 0, "the rate does not hold for what is accepted leased");
+
+    let list = async |pool: &str| {
+        let mut filter = ListFilter { pool: Some(pool.to_owned()), limit: 1000, ..ListFilter::default() };
+        let mut found = 0;
+        loop {
+            let page = queue.list(filter.clone()).await.expect("list");
+            found += page.entries.len();
+            filter.cursor = page.next;
+            if filter.cursor.is_none() {
+                return found;
+            }
+        }
+    };
+    assert_eq!((list("bulk").await, list(Pool::DEFAULT).await, list("none").await), (61, 80, 0));
+
+    // What waits follows a change of pools at once.
+    let mut changed = pools(&[("bulk", 60)]);
+    changed.tenant_pools = [(Tenant("slow".to_owned()), Pool("free".to_owned()))].into();
+    queue.set_policy(&changed).await.expect("policy");
+    let deadline = Instant::now() + PATIENCE;
+    let mut came = 0;
+    while came < 40 {
+        let counts = all_leased(&queue, &request(100, LONG)).await;
+        came +=
+            counts.iter().filter(|((tenant, _), _)| tenant == "slow").map(|(_, count)| count).sum::<usize>();
+        assert!(Instant::now() < deadline, "only {came} came by the other pool");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn source_pools_are_passed_over_and_suspended(queue: Subject) {
+    queue.set_policy(&pools(&[])).await.expect("policy");
+    for _ in 0..30 {
+        accept_for(&queue, "slow", &["mx:a"]).await;
+        accept_for(&queue, "", &["mx:b"]).await;
+    }
+    let local = accept_for(&queue, "", &["local:a"]).await;
+    let except_pools = vec![Pool("bulk".to_owned()), Pool(Pool::DEFAULT.to_owned())];
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        let request = LeaseRequest { except_pools: except_pools.clone(), ..request(10, LONG) };
+        seen.extend(queue.lease(request).await.expect("lease").into_iter().map(|leased| leased.message.id));
+    }
+    assert_eq!(seen, [local], "what is passed over was leased, or held up others");
+
+    let scope = Scope::Pool("bulk".to_owned());
+    queue.suspend(&scope, "it is on a list", "alice").await.expect("suspend");
+    assert_eq!(queue.suspensions().await.expect("suspensions")[0].scope, scope);
+    assert_eq!(leased_by_tenant(&queue, 10, 30).await, HashMap::from([(String::new(), 30)]));
+    assert!(lease(&queue, 10, LONG).await.is_empty(), "what is suspended was leased");
+    assert_eq!(accept_leased(&queue, "slow").await, 0, "what is suspended was leased with its accept");
+    assert!(queue.resume(&scope, "alice").await.expect("resume"));
+    assert_eq!(leased_by_tenant(&queue, 10, 51).await, HashMap::from([("slow".to_owned(), 51)]));
+    let shared = Scope::Pool("bulk".to_owned());
+    assert_eq!(queue.sharers(&shared, "w1", LONG).await.expect("sharers"), (1, 0));
+}
+
 async fn a_verb_may_be_about_one_entry(queue: Subject) {
     let id = accept(&queue, &["mx:a", "mx:b"]).await;
     let entry = |number| Target::Entry(EntryId { message: id, number });
@@ -206,7 +309,7 @@ async fn listings_are_narrowed(queue: Subject) {
 }
 
 async fn workers_learn_their_shares(queue: Subject) {
-    let hop = NextHop("mx:a".to_owned());
+    let hop = Scope::NextHop("mx:a".to_owned());
     assert_eq!(queue.sharers(&hop, "w1", LONG).await.expect("sharers"), (1, 0));
     let (workers, before) = queue.sharers(&hop, "w2", LONG).await.expect("sharers");
     // A backend of one process has one worker, whatever it is called.

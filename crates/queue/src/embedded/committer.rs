@@ -29,6 +29,9 @@ const REMEMBER: Duration = Duration::from_secs(3600);
 /// How often what is too old is looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
+/// With the first batch after this, the queue's time is written down.
+const CLOCK_EVERY: Duration = Duration::from_secs(1);
+
 type Answer<T> = oneshot::Sender<Result<T, QueueError>>;
 
 pub(super) enum Change {
@@ -130,6 +133,8 @@ pub(super) struct Committer {
     pub(super) shared: Arc<Shared>,
     received: mpsc::Receiver<Change>,
     swept_at: Timestamp,
+    /// The queue's time as it was last written down.
+    clock_written: Timestamp,
     /// The account and the outbox as they are on disk; `queued` is not kept in the account.
     books: Books,
 }
@@ -141,7 +146,7 @@ impl Committer {
             Books { ledger: state.ledger, outbox: state.outbox.clone() }
         };
         let swept_at = shared.now();
-        Self { shared, received, swept_at, books }
+        Self { shared, received, swept_at, clock_written: swept_at, books }
     }
 
     /// Runs until every handle on the queue is gone.
@@ -183,6 +188,10 @@ impl Committer {
         let swept = self.sweep(&mut changes, now);
         if prepared.is_empty() && !swept {
             return held_over;
+        }
+        if now.since(self.clock_written) >= CLOCK_EVERY {
+            self.shared.store.put_clock(&mut changes, now);
+            self.clock_written = now;
         }
         let started = std::time::Instant::now();
         let account = match books.ledger == self.books.ledger {

@@ -3,12 +3,15 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::limits::Limits;
 use crate::{EntryId, Scope, Timestamp};
 
 /// Tenants looked at in one round, when some have more than their share.
 const LOOKS: usize = 256;
+/// A lane among the mail of nobody whose source pool is passed over is not looked at again for so long.
+const PASSED_FOR: Duration = Duration::from_millis(250);
 
 /// When something is next looked at; the number tells apart what was served in one millisecond.
 type Turn = (Timestamp, u64);
@@ -34,6 +37,18 @@ struct Tenant {
 pub(super) struct Place {
     pub(super) tenant: Arc<str>,
     pub(super) hop: Arc<str>,
+}
+
+/// What is passed over, by the names of next hops and of source pools.
+pub(super) struct Except<'a> {
+    pub(super) hops: HashSet<&'a str>,
+    pub(super) pools: HashSet<&'a str>,
+}
+
+impl Except<'_> {
+    fn has_pool(&self, scope: Option<&Scope>) -> bool {
+        matches!(scope, Some(Scope::Pool(name)) if self.pools.contains(name.as_str()))
+    }
 }
 
 /// All that waits.
@@ -150,7 +165,7 @@ impl Lanes {
         &mut self,
         max: usize,
         now: Timestamp,
-        except: &HashSet<&str>,
+        except: &Except<'_>,
         limits: &mut Limits,
     ) -> Vec<(Place, EntryId)> {
         let mut taken = Vec::new();
@@ -188,29 +203,30 @@ impl Lanes {
         name: &Arc<str>,
         share: usize,
         now: Timestamp,
-        except: &HashSet<&str>,
+        except: &Except<'_>,
         limits: &mut Limits,
         taken: &mut Vec<(Place, EntryId)>,
     ) {
-        let scope = Scope::Tenant(name.to_string());
-        let tokens = match limits.tokens(&scope, now) {
-            Ok(tokens) => tokens,
-            Err(wait) => {
-                let later = self.behind(now.after(wait));
+        let pool = if name.is_empty() { None } else { limits.pool_of(name, "") };
+        let scopes: Vec<Scope> = [Scope::Tenant(name.to_string())].into_iter().chain(pool.clone()).collect();
+        let tokens = match limits.tokens_of_all(&scopes, now) {
+            Ok(tokens) if !except.has_pool(pool.as_ref()) => tokens,
+            closed => {
+                let later = self.behind(now.after(closed.err().unwrap_or_default()));
                 return self.serve_tenant_later(name, later);
             }
         };
         let share = share.min(tokens);
         let Some(tenant) = self.tenants.get(name) else { return };
         let due = tenant.turns.iter().take_while(|((at, _), _)| *at <= now).map(|(_, hop)| hop);
-        let hops: Vec<_> = due.filter(|hop| !except.contains(&***hop)).take(share).cloned().collect();
+        let hops: Vec<_> = due.filter(|hop| !except.hops.contains(&***hop)).take(share).cloned().collect();
         let before = taken.len();
         for (at, hop) in hops.iter().enumerate() {
             let left = share - (taken.len() - before);
             let place = Place { tenant: Arc::clone(name), hop: Arc::clone(hop) };
-            self.serve_lane(&place, left.div_ceil(hops.len() - at), now, limits, taken);
+            self.serve_lane(&place, left.div_ceil(hops.len() - at), now, except, limits, taken);
         }
-        limits.spend(&scope, taken.len() - before);
+        scopes.iter().for_each(|scope| limits.spend(scope, taken.len() - before));
         let later = self.behind(now);
         self.serve_tenant_later(name, later);
     }
@@ -220,14 +236,18 @@ impl Lanes {
         place: &Place,
         share: usize,
         now: Timestamp,
+        except: &Except<'_>,
         limits: &mut Limits,
         taken: &mut Vec<(Place, EntryId)>,
     ) {
-        let scope = Scope::NextHop(place.hop.to_string());
-        let tokens = match limits.tokens(&scope, now) {
-            Ok(tokens) => tokens,
-            Err(wait) => {
-                let later = self.behind(now.after(wait));
+        // That of a tenant has been looked at.
+        let pool = if place.tenant.is_empty() { limits.pool_of("", &place.hop) } else { None };
+        let scopes: Vec<Scope> =
+            [Scope::NextHop(place.hop.to_string())].into_iter().chain(pool.clone()).collect();
+        let tokens = match limits.tokens_of_all(&scopes, now) {
+            Ok(tokens) if !except.has_pool(pool.as_ref()) => tokens,
+            closed => {
+                let later = self.behind(now.after(closed.err().unwrap_or(PASSED_FOR)));
                 return self.serve_lane_later(place, later);
             }
         };
@@ -239,7 +259,7 @@ impl Lanes {
         let entries: Vec<_> = due.take(share.min(tokens)).copied().collect();
         let later = self.behind(now);
         self.serve_lane_later(place, later);
-        limits.spend(&scope, entries.len());
+        scopes.iter().for_each(|scope| limits.spend(scope, entries.len()));
         for (due, id) in entries {
             self.remove(place, due, id);
             taken.push((place.clone(), id));

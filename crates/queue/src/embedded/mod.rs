@@ -4,6 +4,7 @@
 //! one atomic batch, syncs the disk once, and then answers everybody: group commit. Leases live in
 //! memory: they end with the process that gave them.
 
+mod clock;
 mod committer;
 mod lanes;
 mod limits;
@@ -11,26 +12,30 @@ mod operators;
 mod outbox;
 mod schedule;
 mod store;
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests;
 mod write;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use message::QueueId;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use self::clock::{Steady, wall};
 use self::committer::{Change, Committer};
 use self::outbox::Outbox;
 use self::schedule::Schedule;
 use self::store::{Store, unavailable};
 use crate::{
     Accepted, AuditPage, Depth, Entry, EntryState, Events, Lease, LeaseRequest, Leased, Ledger, ListFilter,
-    MessageRecord, NewMessage, NextHop, Page, Policy, Queue, QueueError, Scope, Settlement, Suspension,
-    Target, Timestamp, Verb, VerbRecord, invariants,
+    MessageRecord, NewMessage, Page, Policy, Queue, QueueError, Scope, Settlement, Suspension, Target,
+    Timestamp, Verb, VerbRecord, invariants,
 };
 
 /// Changes that wait for the committer at most; more wait in their callers.
@@ -54,7 +59,7 @@ struct State {
     failed: bool,
 }
 
-/// Where a queue takes the time from, in place of the machine's clock.
+/// Where a queue takes the time from.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 impl State {
@@ -82,12 +87,6 @@ impl Shared {
     }
 }
 
-/// The machine's clock.
-fn machine_clock() -> Timestamp {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
-}
-
 /// A queue in a folder of this machine.
 pub struct EmbeddedQueue {
     shared: Arc<Shared>,
@@ -102,7 +101,15 @@ impl EmbeddedQueue {
     /// # Errors
     /// When the folder cannot be used, another process has it open, or it holds something unreadable.
     pub fn open(folder: &Path) -> Result<Self, QueueError> {
-        Self::open_by(folder, Arc::new(machine_clock))
+        Self::open_at(folder, wall())
+    }
+
+    /// The same when the machine's clock says `wall`.
+    fn open_at(folder: &Path, wall: Timestamp) -> Result<Self, QueueError> {
+        Self::open_with(folder, |last| {
+            let steady = Steady::resume(last, wall);
+            Arc::new(move || steady.now())
+        })
     }
 
     /// The same by another clock.
@@ -110,6 +117,11 @@ impl EmbeddedQueue {
     /// # Errors
     /// As [`EmbeddedQueue::open`].
     pub fn open_by(folder: &Path, clock: Clock) -> Result<Self, QueueError> {
+        Self::open_with(folder, |_| clock)
+    }
+
+    /// The same by a clock that goes on from when the queue was last written to, where there is mail in it.
+    fn open_with(folder: &Path, clock: impl FnOnce(Option<Timestamp>) -> Clock) -> Result<Self, QueueError> {
         let store = Store::open(folder)?;
         let mut state = State::default();
         let mut entries = 0_u64;
@@ -135,6 +147,8 @@ impl EmbeddedQueue {
         state.outbox = Outbox::open(&store)?;
         let orphans = store.sweep_orphans(|id| state.schedule.contains(id))?;
         tracing::info!(folder = %folder.display(), entries, orphans, "embedded queue opened");
+        // With nothing in it there is nothing that a wrong clock could harm.
+        let clock = clock(if entries > 0 { store.clock()? } else { None });
         let shared = Arc::new(Shared { clock, store, state: Mutex::new(state), changed: Notify::new() });
         let (changes, received) = mpsc::channel(CHANGES_IN_FLIGHT);
         let committer = Committer::new(Arc::clone(&shared), received);
@@ -313,7 +327,7 @@ impl Queue for EmbeddedQueue {
     }
 
     /// There is one process, and so one worker.
-    async fn sharers(&self, _: &NextHop, _: &str, _: Duration) -> Result<(usize, usize), QueueError> {
+    async fn sharers(&self, _: &Scope, _: &str, _: Duration) -> Result<(usize, usize), QueueError> {
         Ok((1, 0))
     }
 

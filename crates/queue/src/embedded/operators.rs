@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Shared, present};
-use crate::{AuditPage, Entry, EntryId, ListFilter, MessageRecord, Oddity, Page, QueueError, Timestamp};
+use crate::{
+    AuditPage, Entry, EntryId, ListFilter, MessageRecord, Oddity, Page, QueueError, Scope, Timestamp,
+};
 
 /// Entries read for one page of a listing or an audit at most, matching or not.
 const SCANNED_PER_PAGE: usize = 10_000;
@@ -25,7 +27,11 @@ pub(super) fn read_page(shared: &Shared, filter: &ListFilter) -> Result<Page, Qu
         scanned += 1;
         last = Some(entry.id);
         let wanted = filter.next_hop.as_ref().is_none_or(|hop| entry.next_hop.0 == *hop)
-            && filter.tenant.as_ref().is_none_or(|tenant| entry.tenant.0 == *tenant);
+            && filter.tenant.as_ref().is_none_or(|tenant| entry.tenant.0 == *tenant)
+            && filter.pool.as_ref().is_none_or(|pool| {
+                let found = shared.state().schedule.limits.pool_of(&entry.tenant.0, &entry.next_hop.0);
+                found.is_some_and(|found| found == Scope::Pool(pool.clone()))
+            });
         if wanted
             && let Some(entry) = present(&shared.state(), entry)
             && filter.state.is_none_or(|state| entry.state == state)

@@ -1,12 +1,12 @@
 //! Who is due, and who is leased: the part of the queue that is held in memory. Pure: time is given.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use message::QueueId;
 
-use super::lanes::{Lanes, Place};
+use super::lanes::{Except, Lanes, Place};
 use super::limits::Limits;
 use crate::invariants::Broken;
 use crate::{
@@ -99,7 +99,10 @@ impl Schedule {
     /// Leases what is due, tenants and next hops in turn; returns ended leases to the queue first.
     pub(super) fn lease(&mut self, request: &LeaseRequest, now: Timestamp) -> Vec<Lease> {
         self.return_ended(now);
-        let except: HashSet<&str> = request.except.iter().map(|hop| hop.0.as_str()).collect();
+        let except = Except {
+            hops: request.except.iter().map(|hop| hop.0.as_str()).collect(),
+            pools: request.except_pools.iter().map(|pool| pool.0.as_str()).collect(),
+        };
         let worker: Arc<str> = request.worker.as_str().into();
         let claimed = self.lanes.claim(request.max, now, &except, &mut self.limits);
         let until = now.after(request.duration);
@@ -115,9 +118,10 @@ impl Schedule {
         until: Timestamp,
     ) -> Option<Lease> {
         let slot = self.slots.get(&id)?;
-        let scopes =
-            [Scope::Tenant(slot.place.tenant.to_string()), Scope::NextHop(slot.place.hop.to_string())];
-        if scopes.iter().any(|scope| self.limits.tokens(scope, now).is_err()) {
+        let Place { tenant, hop } = &slot.place;
+        let scopes = [Scope::Tenant(tenant.to_string()), Scope::NextHop(hop.to_string())];
+        let scopes: Vec<Scope> = scopes.into_iter().chain(self.limits.pool_of(tenant, hop)).collect();
+        if self.limits.tokens_of_all(&scopes, now).is_err() {
             return None;
         }
         scopes.iter().for_each(|scope| self.limits.spend(scope, 1));

@@ -13,6 +13,9 @@ use crate::{
 /// The key of the account.
 const LEDGER: &str = "ledger";
 
+/// The key of the time.
+const CLOCK: &str = "clock";
+
 /// The key of the readers of the outbox.
 const READERS: &str = "readers";
 
@@ -36,7 +39,7 @@ pub(super) struct Store {
     content: Keyspace,
     /// Message id ⇒ when it was accepted: what makes accept idempotent.
     seen: Keyspace,
-    /// `ledger` ⇒ the account, `readers` ⇒ how far the readers of the outbox have come, `suspended/SCOPE` ⇒ a
+    /// `clock` ⇒ the queue's time, milliseconds, big endian; `ledger` ⇒ the account, `readers` ⇒ how far the readers of the outbox have come, `suspended/SCOPE` ⇒ a
     /// suspension, all as JSON.
     account: Keyspace,
     /// Number ⇒ event, as JSON.
@@ -140,6 +143,18 @@ impl Store {
     pub(super) fn ledger(&self) -> Result<Option<Ledger>, QueueError> {
         let found = self.account.get(LEDGER).map_err(|cause| unavailable("reading the queue", cause))?;
         found.map(|octets| decode("the account of the queue", &octets)).transpose()
+    }
+
+    pub(super) fn put_clock(&self, changes: &mut Changes, now: Timestamp) {
+        changes.0.insert(&self.account, CLOCK, now.0.to_be_bytes());
+    }
+
+    /// The queue's time as it was last written down.
+    pub(super) fn clock(&self) -> Result<Option<Timestamp>, QueueError> {
+        let found = self.account.get(CLOCK).map_err(|cause| unavailable("reading the queue", cause))?;
+        Ok(found
+            .and_then(|octets| <[u8; 8]>::try_from(&*octets).ok())
+            .map(|octets| Timestamp(u64::from_be_bytes(octets))))
     }
 
     pub(super) fn put_content(&self, changes: &mut Changes, id: QueueId, number: u32, octets: Bytes) {

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::aio::ConnectionLike;
-use redis::{FromRedisValue, Script, ScriptInvocation, Value};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ScriptInvocation, ServerErrorKind, Value};
 use tokio::time::timeout;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use super::config::{Config, TlsConfig};
 use super::durability::Durability;
+use super::gather::{Gathering, Holding};
 use super::layout::{Layout, MOST_SHARDS};
 use super::link::Link;
 use crate::QueueError;
@@ -20,15 +21,13 @@ const CONNECTIONS: usize = 4;
 /// Replicas acknowledge a change within this.
 const REPLICAS_WITHIN: Duration = Duration::from_secs(1);
 
+const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
+
 /// The scripts.
 #[derive(Clone, Copy)]
 pub(super) enum Call {
-    Accept,
+    Change,
     Lease,
-    Renew,
-    Doubt,
-    HandBack,
-    Settle,
     Operate,
     Show,
     List,
@@ -45,23 +44,21 @@ pub(super) enum Call {
 }
 
 /// How many scripts there are.
-const SCRIPTS: usize = 19;
+const SCRIPTS: usize = 15;
 
 macro_rules! script {
     ($file:literal) => {
-        Script::new(concat!(include_str!("prelude.lua"), include_str!($file)))
+        Script::new(concat!(include_str!("prelude.lua"), "enter(KEYS[1])\n", include_str!($file)))
     };
 }
 
 /// The scripts, in the order of [`Call`].
 fn scripts() -> [Script; SCRIPTS] {
+    // It turns to its shards by itself.
+    let changing = Script::new(concat!(include_str!("prelude.lua"), include_str!("change.lua")));
     [
-        script!("accept.lua"),
+        changing,
         script!("lease.lua"),
-        script!("renew.lua"),
-        script!("doubt.lua"),
-        script!("hand_back.lua"),
-        script!("settle.lua"),
         script!("operate.lua"),
         script!("show.lua"),
         script!("list.lua"),
@@ -87,11 +84,12 @@ pub(super) struct Client {
     scripts: [Script; SCRIPTS],
     tags: Vec<String>,
     pub(super) layout: Layout,
+    pub(super) gathering: Gathering,
     /// Whether the server keeps what it answers for.
     pub(super) durability: Durability,
-    replicas: u32,
+    pub(super) replicas: u32,
     replicas_sync: bool,
-    patience: Duration,
+    pub(super) patience: Duration,
     /// Without its password.
     pub(super) shown: String,
 }
@@ -117,6 +115,7 @@ impl Client {
             scripts: scripts(),
             tags: (0..MOST_SHARDS).map(|shard| format!("{{q:{shard}}}")).collect(),
             layout: Layout::unread(config.wanted_shards()),
+            gathering: Gathering::new(!config.cluster.is_empty(), config.limits()),
             durability: Durability::default(),
             replicas: config.replicas,
             replicas_sync: config.replicas_sync,
@@ -160,15 +159,27 @@ impl Client {
         self.within(doing, call.invoke_async(&mut connection)).await
     }
 
-    /// Runs a script whose change has to be on `replicas` replicas. The second part of the answer says
-    /// whether it is; the first is the script's own, and has happened either way.
-    pub(super) async fn run_replicated<T: FromRedisValue>(
-        &self,
-        doing: &str,
-        call: ScriptInvocation<'_>,
-    ) -> Result<(T, Result<(), QueueError>), QueueError> {
-        if self.replicas == 0 {
-            return Ok((self.run(doing, call).await?, Ok(())));
+    /// The tag of a shard's keys.
+    pub(super) fn tag(&self, shard: usize) -> &str {
+        &self.tags[shard]
+    }
+
+    /// The script of all changes by those who hold messages and leases.
+    pub(super) fn changing(&self) -> &Script {
+        &self.scripts[Call::Change as usize]
+    }
+
+    /// Makes a call of [`Client::changing`]. With `replicated`, says whether enough replicas have what it changed,
+    /// within [`REPLICAS_WITHIN`].
+    pub(super) async fn evaluate(&self, call: &Cmd, replicated: bool) -> RedisResult<(Value, Holding)> {
+        if !replicated {
+            let mut connection = self.connection();
+            let mut told = connection.req_packed_command(call).await.and_then(Value::extract_error);
+            if told.as_ref().is_err_and(|error| error.kind() == NO_SCRIPT) {
+                self.changing().load_async(&mut connection).await?;
+                told = connection.req_packed_command(call).await.and_then(Value::extract_error);
+            }
+            return Ok((told?, Holding::Enough));
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut connection = self.waiting[turn % self.waiting.len()].clone();
@@ -180,32 +191,30 @@ impl Client {
         }
         wait.arg(self.replicas).arg(REPLICAS_WITHIN.as_millis() as u64);
         let mut pipe = redis::pipe();
-        pipe.invoke_script(&call).add_command(wait);
-        let mut told = self.within(doing, connection.req_packed_commands(&pipe, 0, 2)).await?;
+        pipe.add_command(call.clone()).add_command(wait);
+        let mut told = connection.req_packed_commands(&pipe, 0, 2).await?;
         if matches!(told.first(), Some(Value::ServerError(error)) if error.code() == "NOSCRIPT") {
-            self.within(doing, call.load_async(&mut connection)).await?;
-            told = self.within(doing, connection.req_packed_commands(&pipe, 0, 2)).await?;
+            self.changing().load_async(&mut connection).await?;
+            told = connection.req_packed_commands(&pipe, 0, 2).await?;
         }
         let mut told = told.into_iter().map(Value::extract_error);
-        let (answer, holding) =
-            (told.next().unwrap_or(Ok(Value::Nil)), told.next().unwrap_or(Ok(Value::Nil)));
-        let read = |error: redis::ParsingError| failed(self.doing(doing), error.into());
-        let answer = answer.map_err(|error| failed(self.doing(doing), error))?;
-        let answer = T::from_redis_value(answer).map_err(read)?;
-        let holding = match holding {
+        let answer = told.next().unwrap_or(Ok(Value::Nil))?;
+        let holding = match told.next().unwrap_or(Ok(Value::Nil)) {
             Ok(Value::Array(mut counts)) => Ok(counts.pop().unwrap_or(Value::Nil)),
             other => other,
         };
-        let replicated = match holding.and_then(|value| Ok(u32::from_redis_value(value)?)) {
-            Ok(holding) if holding >= self.replicas => Ok(()),
+        let holding = match holding.and_then(|value| Ok(u32::from_redis_value(value)?)) {
+            Ok(holding) if holding >= self.replicas => Holding::Enough,
             Ok(holding) => {
                 let how = if synced { "have synced it" } else { "have it" };
-                let cause = format!("{holding} of {} replicas {how} (queue.redis.replicas)", self.replicas);
-                Err(QueueError::Unavailable { doing: self.doing(doing), cause: cause.into() })
+                Holding::TooFew(format!(
+                    "{holding} of {} replicas {how} (queue.redis.replicas)",
+                    self.replicas
+                ))
             }
-            Err(error) => Err(failed(self.doing(doing), error)),
+            Err(error) => Holding::Unknown(error),
         };
-        Ok((answer, replicated))
+        Ok((answer, holding))
     }
 
     /// Runs one command.
@@ -230,11 +239,11 @@ impl Client {
         parsed.map_err(|error| failed(self.doing(doing), error.into()))
     }
 
-    fn doing(&self, doing: &str) -> String {
+    pub(super) fn doing(&self, doing: &str) -> String {
         format!("{doing} in Redis at {}", self.shown)
     }
 
-    async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         doing: &str,
         work: impl Future<Output = redis::RedisResult<T>>,
@@ -268,6 +277,6 @@ fn span(doing: &str) -> Span {
     )
 }
 
-fn failed(doing: String, error: redis::RedisError) -> QueueError {
+pub(super) fn failed(doing: String, error: redis::RedisError) -> QueueError {
     QueueError::Unavailable { doing, cause: Box::new(error) }
 }

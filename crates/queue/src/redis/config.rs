@@ -6,6 +6,7 @@ use std::time::Duration;
 use redis::{ClientTlsConfig, TlsCertificates};
 use serde::Deserialize;
 
+use super::gather::Limits;
 use crate::QueueError;
 
 /// Which server, and what is asked of it.
@@ -30,6 +31,13 @@ pub struct Config {
     /// Replicas must have synced it to their disks, too, where the server can tell (WAITAOF, from 7.2 on); they
     /// need `appendonly yes`, then. Default true.
     pub replicas_sync: bool,
+    /// So many changes (messages accepted, entries settled or in doubt) go together in one call at most: those
+    /// that came while others were on their way. Default 64.
+    pub changes_per_call: usize,
+    /// A call is closed at so many octets. Default 1 MiB.
+    pub octets_per_call: usize,
+    /// Such calls on their way at a time; of a Cluster, for each shard. Default 2.
+    pub calls_at_a_time: usize,
     /// How long a connection may take. Default 3 s.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub connect_timeout: Duration,
@@ -106,6 +114,14 @@ impl Config {
         usize::try_from(self.shards).unwrap_or(1).clamp(1, super::layout::MOST_SHARDS)
     }
 
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            changes: self.changes_per_call.clamp(1, 1024),
+            octets: self.octets_per_call,
+            calls: self.calls_at_a_time.clamp(1, 64),
+        }
+    }
+
     /// Where the queue is, without passwords.
     pub(super) fn shown(&self) -> String {
         use redis::IntoConnectionInfo;
@@ -135,6 +151,9 @@ impl Default for Config {
             shards: 4,
             replicas: 0,
             replicas_sync: true,
+            changes_per_call: 64,
+            octets_per_call: 1024 * 1024,
+            calls_at_a_time: 2,
             connect_timeout: Duration::from_secs(3),
             response_timeout: Duration::from_secs(5),
             require_durable: true,

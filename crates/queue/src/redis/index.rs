@@ -10,6 +10,8 @@ use super::{RedisQueue, millis};
 use crate::spool::Index;
 use crate::{Queue, QueueError, Target, Verb};
 
+/// Characters of an id that name the set in which it is remembered; see `prelude.lua`.
+const SEEN_TIME: usize = 8;
 /// Questions on their way at a time.
 const AT_A_TIME: usize = 256;
 
@@ -42,8 +44,13 @@ impl Index for RedisQueue {
 
     async fn forget(&self, id: QueueId) -> Result<(), QueueError> {
         self.operate(Target::Message(id), &Verb::Remove, "").await?;
+        let (shard, (time, random)) = (self.shard_of(id), id.as_str().split_at(SEEN_TIME));
+        let mut command = redis::cmd("SREM");
+        command.arg(self.client.key(shard, &format!("seen:{time}"))).arg(random);
+        self.client.query::<()>("forgetting a message", command).await?;
+        // How a version before wrote it down.
         let mut command = redis::cmd("DEL");
-        command.arg(self.client.key(self.shard_of(id), &format!("seen:{id}")));
+        command.arg(self.client.key(shard, &format!("seen:{id}")));
         self.client.query("forgetting a message", command).await
     }
 

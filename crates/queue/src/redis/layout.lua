@@ -5,9 +5,9 @@ local rows = redis.call('ZRANGE', key, 0, -1)
 local wanted = tonumber(ARGV[1])
 local last = #rows > 0 and tonumber(string.match(rows[#rows], '%d+$'))
 if not last or last < wanted then
-  local since = last and now + tonumber(ARGV[2]) or 0
+  local since = last and wall + tonumber(ARGV[2]) or 0
   local row = whole(since) .. ':' .. wanted
   redis.call('ZADD', key, whole(since), row)
   rows[#rows + 1] = row
 end
-return { now, rows }
+return { wall, rows }

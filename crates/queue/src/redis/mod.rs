@@ -1,13 +1,14 @@
 //! The Redis backend: a queue that many processes share.
 //!
-//! Every change is one Lua script on one shard, so it is atomic and costs one round trip; the keys
-//! and what each script moves are in `prelude.lua` and `docs/queue.md`. An answer means that the
+//! Every change is made by a Lua script on one shard, so it is atomic and costs one round trip; those that come
+//! together share it. The keys and what each script moves are in `prelude.lua` and `docs/queue.md`. An answer means that the
 //! server has written the change to its disk (`appendfsync always`, asked for at the start), and with
 //! `replicas` that so many replicas have it, too.
 
 mod client;
 mod config;
 mod durability;
+mod gather;
 mod index;
 mod layout;
 mod link;
@@ -29,12 +30,13 @@ use tokio_util::task::AbortOnDropHandle;
 pub use config::{Config, SentinelConfig, TlsConfig};
 
 use self::client::{Call, Client};
+use self::gather::Change;
 use self::rows::Row;
 use crate::spool::Index;
 use crate::{
     Accepted, AuditPage, Closing, Depth, Entry, EntryId, EntryState, Events, Lease, LeaseRequest, Leased,
-    Ledger, ListFilter, MAX_LOST_LEASES, MessageRecord, NewMessage, Next, NextHop, Page, Policy, Queue,
-    QueueError, Scope, Settlement, Suspension, Target, Timestamp, Verb, VerbRecord,
+    Ledger, ListFilter, MAX_LOST_LEASES, MessageRecord, NewMessage, Next, Page, Policy, Queue, QueueError,
+    Scope, Settlement, Suspension, Target, Timestamp, Verb, VerbRecord,
 };
 
 /// The rights that the queue needs in the server, as lines of an `aclfile` to be completed with a password.
@@ -107,6 +109,13 @@ impl RedisQueue {
         }
     }
 
+    /// A change by who holds a lease.
+    fn of_lease(&self, kind: &'static str, lease: &Lease) -> Change {
+        let mut change = Change::new(self.shard_of(lease.entry.message), kind);
+        change.arguments.arg(lease.entry.to_string()).arg(lease.epoch);
+        change
+    }
+
     /// Leases from one shard.
     async fn lease_from(
         &self,
@@ -119,7 +128,11 @@ impl RedisQueue {
             .arg(max)
             .arg(millis(request.duration))
             .arg(INLINE_WITH_LEASE)
-            .arg(MAX_LOST_LEASES);
+            .arg(MAX_LOST_LEASES)
+            .arg(request.except_pools.len());
+        for pool in &request.except_pools {
+            call.arg(&pool.0);
+        }
         for hop in &request.except {
             call.arg(&hop.0);
         }
@@ -154,6 +167,11 @@ async fn keep(client: Arc<Client>, shards: usize, require_durable: bool) {
 /// What `depth.lua` gives.
 type Counts = (u64, u64, u64, u64, (u64, u64, u64, u64, u64));
 
+/// What a change by a lease's holder comes to.
+fn holds(held: bool) -> Result<(), QueueError> {
+    if held { Ok(()) } else { Err(QueueError::StaleLease) }
+}
+
 /// The column of the account.
 fn column(closing: Closing) -> &'static str {
     match closing {
@@ -173,8 +191,8 @@ fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, QueueError> {
         .map_err(|cause| QueueError::Corrupt { what: "a record to write".to_owned(), cause: Box::new(cause) })
 }
 
-/// Adds a message to a call, as `admit` in `prelude.lua` reads it.
-fn add_message(call: &mut redis::ScriptInvocation<'_>, message: &NewMessage) -> Result<(), QueueError> {
+/// Adds a message to a call, as `admit` in `change.lua` reads it.
+fn add_message(call: &mut redis::Cmd, message: &NewMessage) -> Result<(), QueueError> {
     call.arg(message.record.id.as_str()).arg(json(&message.record)?);
     call.arg(message.inline.to_bytes().as_ref()).arg(message.record.parts).arg(message.entries.len());
     for entry in &message.entries {
@@ -228,13 +246,14 @@ impl Queue for RedisQueue {
         self.may_accept().await?;
         let id = message.record.id;
         let lease = lease.filter(|request| message.entries.len() <= request.max);
-        let mut call = self.client.call(self.shard_of(id), Call::Accept);
+        let mut change = Change::new(self.shard_of(id), "accept");
+        change.replicated = true;
         match &lease {
-            Some(request) => call.arg(&request.worker).arg(millis(request.duration)),
-            None => call.arg("").arg(0),
+            Some(request) => change.arguments.arg(&request.worker).arg(millis(request.duration)),
+            None => change.arguments.arg("").arg(0),
         };
-        add_message(&mut call, &message)?;
-        let (answer, replicated) = self.client.run_replicated("accepting a message", call).await?;
+        add_message(&mut change.arguments, &message)?;
+        let (answer, replicated) = self.client.change("accepting a message", change).await?;
         let (outcome, started, now): (i64, String, u64) = answer;
         if outcome == 1
             && let Err(shortfall) = replicated
@@ -284,29 +303,20 @@ impl Queue for RedisQueue {
     }
 
     async fn renew(&self, lease: &Lease, duration: Duration) -> Result<(), QueueError> {
-        let mut call = self.client.call(self.shard_of(lease.entry.message), Call::Renew);
-        call.arg(lease.entry.to_string()).arg(lease.epoch).arg(millis(duration));
-        if self.client.run::<bool>("renewing a lease", call).await? {
-            Ok(())
-        } else {
-            Err(QueueError::StaleLease)
-        }
+        let mut change = self.of_lease("renew", lease);
+        change.arguments.arg(millis(duration));
+        holds(self.client.change::<bool>("renewing a lease", change).await?.0)
     }
 
     async fn doubt(&self, lease: &Lease, peer: &str) -> Result<(), QueueError> {
-        let mut call = self.client.call(self.shard_of(lease.entry.message), Call::Doubt);
-        call.arg(lease.entry.to_string()).arg(lease.epoch).arg(peer);
-        if self.client.run::<bool>("writing down a doubt", call).await? {
-            Ok(())
-        } else {
-            Err(QueueError::StaleLease)
-        }
+        let mut change = self.of_lease("doubt", lease);
+        change.arguments.arg(peer);
+        holds(self.client.change::<bool>("writing down a doubt", change).await?.0)
     }
 
     async fn hand_back(&self, lease: &Lease) -> Result<(), QueueError> {
-        let mut call = self.client.call(self.shard_of(lease.entry.message), Call::HandBack);
-        call.arg(lease.entry.to_string()).arg(lease.epoch);
-        if self.client.run::<bool>("handing a lease back", call).await? {
+        let change = self.of_lease("hand_back", lease);
+        if self.client.change::<bool>("handing a lease back", change).await?.0 {
             self.changed.notify_waiters();
         }
         Ok(())
@@ -314,20 +324,20 @@ impl Queue for RedisQueue {
 
     async fn settle(&self, settlement: Settlement) -> Result<(), QueueError> {
         let Settlement { lease, recipients, next, bounce } = settlement;
-        let shard = self.shard_of(lease.entry.message);
-        let mut call = self.client.call(shard, Call::Settle);
-        call.arg(lease.entry.to_string()).arg(lease.epoch).arg(json(&recipients)?);
+        let mut change = self.of_lease("settle", &lease);
         match &next {
-            Next::Done(closing) => call.arg("").arg("").arg(column(*closing)),
-            Next::Retry { after, error } => call.arg(millis(*after)).arg(error).arg(""),
+            Next::Done(closing) => change.arguments.arg("").arg("").arg("").arg(column(*closing)),
+            Next::Retry { after, error } => {
+                change.arguments.arg(json(&recipients)?).arg(millis(*after)).arg(error).arg("")
+            }
         };
         match &bounce {
             None => {
-                call.arg(0);
+                change.arguments.arg(0);
             }
-            Some(bounce) if self.shard_of(bounce.record.id) == shard => {
-                call.arg(1);
-                add_message(&mut call, bounce)?;
+            Some(bounce) if self.shard_of(bounce.record.id) == change.shard => {
+                change.arguments.arg(1);
+                add_message(&mut change.arguments, bounce)?;
             }
             Some(bounce) => {
                 let cause = "its id is not made from that of the message it is about";
@@ -337,13 +347,9 @@ impl Queue for RedisQueue {
                 });
             }
         }
-        let (settled, replicated) = match bounce.is_some() {
-            true => self.client.run_replicated::<bool>("settling an entry", call).await?,
-            false => (self.client.run("settling an entry", call).await?, Ok(())),
-        };
-        if !settled {
-            return Err(QueueError::StaleLease);
-        }
+        change.replicated = bounce.is_some();
+        let (settled, replicated) = self.client.change::<bool>("settling an entry", change).await?;
+        holds(settled)?;
         // A bounce is a message that we answer for. The settlement has happened here, and is not undone
         // for want of replicas: a failover that loses it makes a duplicate, never a loss.
         if let Err(shortfall) = replicated {
@@ -443,12 +449,14 @@ impl Queue for RedisQueue {
 
     async fn sharers(
         &self,
-        next_hop: &NextHop,
+        scope: &Scope,
         worker: &str,
         lasts: Duration,
     ) -> Result<(usize, usize), QueueError> {
-        let mut call = self.client.call(self.client.layout.shard_of_name(&next_hop.0), Call::Sharers);
-        call.arg(&next_hop.0).arg(worker).arg(millis(lasts));
+        // Next hops stand by their name alone, as in the versions that shared nothing else.
+        let name = if let Scope::NextHop(name) = scope { name.clone() } else { scope.key() };
+        let mut call = self.client.call(self.client.layout.shard_of_name(&name), Call::Sharers);
+        call.arg(&name).arg(worker).arg(millis(lasts));
         self.client.run("sharing a limit", call).await
     }
 

@@ -60,6 +60,7 @@ impl RedisQueue {
                 Some(age) => call.arg(millis(age)),
                 None => call.arg(""),
             };
+            call.arg(filter.pool.as_deref().unwrap_or_default());
             let (rows, last): (Vec<Row>, String) = self.client.run("listing the queue", call).await?;
             for row in rows {
                 let (entry, record) = row.into_entry()?;
@@ -135,14 +136,15 @@ impl RedisQueue {
         let shards = self.shards();
         let tenants = policy.tenants.iter().map(|(tenant, allowance)| (format!("t:{tenant}"), allowance));
         let hops = policy.next_hops.iter().map(|(hop, allowance)| (format!("h:{hop}"), allowance));
-        let rows: Vec<(String, String)> = tenants
-            .chain(hops)
-            .map(|(scope, allowance)| {
-                let rate = allowance.rate(shards);
-                let rate = rate.map(|rate| format!(" {:.9} {:.6}", rate.per_ms, rate.burst));
-                (scope, format!("{}{}", allowance.weight(), rate.unwrap_or_default()))
-            })
-            .collect();
+        let pools = policy.pools.iter().map(|(pool, allowance)| (format!("p:{pool}"), allowance));
+        let allowances = tenants.chain(hops).chain(pools).map(|(scope, allowance)| {
+            let rate = allowance.rate(shards);
+            let rate = rate.map(|rate| format!(" {:.9} {:.6}", rate.per_ms, rate.burst));
+            (scope, format!("{}{}", allowance.weight(), rate.unwrap_or_default()))
+        });
+        let leave = policy.tenant_pools.iter().map(|(tenant, pool)| (format!("by:{tenant}"), pool.0.clone()));
+        let leaving = policy.leaving.iter().map(|kind| (format!("leaves:{kind}"), "1".to_owned()));
+        let rows: Vec<(String, String)> = allowances.chain(leave).chain(leaving).collect();
         let ask = |shard| {
             let mut call = self.client.call(shard, Call::Policy);
             for (scope, text) in &rows {

@@ -1,5 +1,5 @@
--- What every script begins with. KEYS[1] is a shard's tag, `{q:N}`: all keys of a shard carry it and so
--- lie in one slot. Time is the server's.
+-- What every script begins with. KEYS are tags of shards, `{q:N}`: all keys of a shard carry its tag and so lie in
+-- one slot.
 --
 -- A lane is what waits of one tenant for one next hop: `TENANT|HOP`. A turn is when a lane, or a tenant, is
 -- next looked at: when its first entry is due, or, once it was served, after those that have not been since.
@@ -16,26 +16,67 @@
 --                          doubt doubt_since
 --   TAG:m:MESSAGE    hash  record at body parts total open
 --   TAG:p:MESSAGE:N        a part of long content; it expires until its message is accepted
---   TAG:seen:MESSAGE       the message was accepted; expires
---   TAG:policy       hash  t:TENANT or h:HOP -> weight, tokens a millisecond, tokens at most
---   TAG:suspended    hash  t:TENANT or h:HOP -> who, when and why, as JSON
+--   TAG:seen:TIME    set   the random part of ids that begin with TIME (8 characters: a second) and were
+--                          accepted; expires two hours after the last
+--   TAG:clock              how far the server's clock had come, and how far the queue's is ahead of it
+--   TAG:policy       hash  t:TENANT, h:HOP or p:POOL -> weight, tokens a millisecond, tokens at most;
+--                          by:TENANT -> its source pool; leaves:KIND -> next hops of this kind have one
+--   TAG:suspended    hash  t:TENANT, h:HOP or p:POOL -> who, when and why, as JSON
 --   TAG:b:SCOPE      hash  level at: a token bucket; it expires when it is full
---   TAG:sharers:HOP  zset  worker -> until when it counts
+--   TAG:sharers:HOP  zset  worker -> until when it counts; or sharers:p:POOL
 --   TAG:verbs        stream  what operators asked for
 --   TAG:readers      hash  reader of the outbox -> the last event it has passed
 --   TAG:events       stream  the outbox; written while there are readers
-local P = KEYS[1] .. ':'
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- The same with microseconds: turns that fall in one millisecond are still told apart.
-local moment = string.format('%.3f', time[1] * 1000 + time[2] / 1000)
-local clock = tonumber(moment)
 
+-- A number as text. Commands want text, and making it is a good part of what a script costs: few numbers come often.
+local texts = {}
 local function whole(number)
-  return string.format('%.0f', number)
+  local text = texts[number]
+  if not text then
+    text = string.format('%.0f', number)
+    texts[number] = text
+  end
+  return text
 end
 
-local outbox
+-- The shard that is worked on: what its keys begin with, the queue's time in milliseconds, the same with
+-- microseconds (turns that fall in one millisecond are still told apart) as text and as number, the server's
+-- time, and how far the queue's is ahead of that.
+local P, now, moment, clock, wall, ahead
+local outbox, buckets, pools, empty
+
+-- A longer silence than this counts for so much: nobody was there, or the server's clock was set forward. It is less
+-- than what is left of leases that are renewed in time.
+local LONGEST_STEP = 30000
+-- A difference to the server's clock goes away by this part of the time that passes.
+local DRIFT = 0.1
+-- The clock is written down so often.
+local CLOCK_EVERY = 1000
+
+-- Turns to a shard. The queue's time is the server's as long as that goes on steadily. When it is set back, the
+-- queue's goes on from where it was; when it leaps, the queue's takes a step.
+local function enter(tag)
+  P = tag .. ':'
+  outbox, buckets, pools, empty = nil, {}, {}, {}
+  local time = redis.call('TIME')
+  local kept = redis.call('GET', P .. 'clock')
+  local micros = tonumber(time[2])
+  wall = time[1] * 1000 + math.floor(micros / 1000)
+  local seen, before = string.match(kept or '', '^(%d+) (-?%d+)$')
+  seen, before = tonumber(seen) or wall, tonumber(before) or 0
+  local passed = math.max(0, math.min(wall - seen, LONGEST_STEP))
+  ahead = before + math.max(0, seen - wall) - math.max(0, wall - seen - LONGEST_STEP)
+  local drift = math.floor(passed * DRIFT)
+  if ahead > 0 then ahead = math.max(0, ahead - drift) else ahead = math.min(0, ahead + drift) end
+  if not kept or ahead ~= before or wall - seen >= CLOCK_EVERY then
+    -- A server that is full, and still lets things go, refuses this.
+    redis.pcall('SET', P .. 'clock', whole(wall) .. ' ' .. whole(ahead))
+  end
+  now = wall + ahead
+  moment = string.format('%.3f', now + micros % 1000 / 1000)
+  clock = tonumber(moment)
+end
+
 -- Adds to the outbox, if anybody reads it.
 local function emit(kind, entry, detail)
   if outbox == nil then outbox = redis.call('EXISTS', P .. 'readers') == 1 end
@@ -98,39 +139,59 @@ local function rest(entry, due)
   end
 end
 
--- How many tokens a scope has, and how to spend them; `text` is its policy, false for none.
-local function bucket(scope, text)
-  local rate, burst = string.match(text or '', '^%d+ (%S+) (%S+)$')
-  rate, burst = tonumber(rate), tonumber(burst)
-  if not rate then return { tokens = math.huge, spend = function() end, wait = 0 } end
-  local key = P .. 'b:' .. scope
-  local b = redis.call('HMGET', key, 'level', 'at')
-  -- A clock that was set back fills nothing; the next token writes the new time.
-  local since = math.max(0, clock - (tonumber(b[2]) or clock))
-  local level = math.min(burst, (tonumber(b[1]) or burst) + since * rate)
-  local function write(left)
-    redis.call('HSET', key, 'level', string.format('%.6f', left), 'at', moment)
-    redis.call('PEXPIRE', key, whole(math.ceil((burst - left) / rate) + 1000))
-  end
-  if b[2] and tonumber(b[2]) > clock then write(level) end
-  return {
-    tokens = math.floor(level + 0.000001),
-    spend = function(count) write(level - count) end,
-    wait = math.max(1, math.ceil((1 - level) / rate)),
-  }
+-- A field of a hash that often has none at all, `policy` or `suspended`.
+local function of_few(hash, field)
+  if empty[hash] == nil then empty[hash] = redis.call('HLEN', P .. hash) == 0 end
+  return not empty[hash] and redis.call('HGET', P .. hash, field)
 end
 
--- Whether an entry may start at once; it then has its tokens.
-local function may_start(tenant, hop)
-  local t, h = 't:' .. tenant, 'h:' .. hop
-  local barred = redis.call('HMGET', P .. 'suspended', t, h)
-  if barred[1] or barred[2] then return false end
-  local policy = redis.call('HMGET', P .. 'policy', t, h)
-  local ours, theirs = bucket(t, policy[1]), bucket(h, policy[2])
-  if ours.tokens < 1 or theirs.tokens < 1 then return false end
-  ours.spend(1)
-  theirs.spend(1)
-  return true
+-- The source pool by which what waits of a tenant for a next hop leaves; false for what does not leave.
+local function pool_of(tenant, hop)
+  local field = tenant ~= '' and 'by:' .. tenant or 'leaves:' .. string.match(hop, '^[^:]*')
+  if pools[field] == nil then
+    local found = of_few('policy', field)
+    if tenant ~= '' then pools[field] = found or 'default' else pools[field] = found and 'default' end
+  end
+  return pools[field]
+end
+
+-- What limits a scope: whether it is suspended, its weight, how many tokens it has and for how long it has none. What
+-- is spent is written by `write_buckets`.
+local function limit_of(scope)
+  local known = buckets[scope]
+  if known then return known end
+  local text = of_few('policy', scope) or ''
+  known = { tokens = math.huge, wait = 0, weight = tonumber(string.match(text, '^%d+')) or 1 }
+  known.barred = of_few('suspended', scope) and true or false
+  buckets[scope] = known
+  local rate, burst = string.match(text, '^%d+ (%S+) (%S+)$')
+  rate, burst = tonumber(rate), tonumber(burst)
+  if not rate then return known end
+  local b = redis.call('HMGET', P .. 'b:' .. scope, 'level', 'at')
+  local since = math.max(0, clock - (tonumber(b[2]) or clock))
+  known.rate, known.burst = rate, burst
+  known.level = math.min(burst, (tonumber(b[1]) or burst) + since * rate)
+  known.tokens = math.floor(known.level + 0.000001)
+  known.wait = math.max(1, math.ceil((1 - known.level) / rate))
+  return known
+end
+
+local function spend(known, count)
+  if known.rate and count > 0 then
+    known.level, known.spent = known.level - count, true
+    known.tokens = math.floor(known.level + 0.000001)
+    known.wait = math.max(1, math.ceil((1 - known.level) / known.rate))
+  end
+end
+
+local function write_buckets()
+  for scope, known in pairs(buckets) do
+    if known.spent then
+      local key = P .. 'b:' .. scope
+      redis.call('HSET', key, 'level', string.format('%.6f', known.level), 'at', moment)
+      redis.call('PEXPIRE', key, whole(math.ceil((known.burst - known.level) / known.rate) + 1000))
+    end
+  end
 end
 
 -- Calls `each` with every entry of a message that is there, its tenant and its next hop.
@@ -143,12 +204,6 @@ local function each_entry(message, each)
   end
 end
 
--- Whether `epoch` still holds the entry.
-local function held(entry, epoch)
-  local ends = redis.call('ZSCORE', P .. 'leased', entry)
-  return ends and tonumber(ends) > now and redis.call('HGET', P .. 'e:' .. entry, 'epoch') == epoch
-end
-
 local function forget_message(message)
   local parts = tonumber(redis.call('HGET', P .. 'm:' .. message, 'parts') or '0')
   for number = 0, parts - 1 do
@@ -159,46 +214,6 @@ end
 
 local function message_of(entry)
   return string.match(entry, '^[^.]+')
-end
-
--- Reads a message from ARGV[at] on and makes it durable: id record body parts count, then for each
--- entry: hop tenant recipients max_age. With `worker` the entries start leased until `ends`, unless they
--- are suspended or beyond their rate. Gives 1, or 0 when it was accepted before, or -1 when a part is
--- missing; and for each entry `1` when it is leased.
-local function admit(at, worker, ends)
-  local id, record, body = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local parts, count = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
-  if redis.call('EXISTS', P .. 'seen:' .. id, P .. 'm:' .. id) > 0 then return 0, '' end
-  for number = 0, parts - 1 do
-    if redis.call('EXISTS', P .. 'p:' .. id .. ':' .. number) == 0 then return -1, '' end
-  end
-  for number = 0, parts - 1 do
-    redis.call('PERSIST', P .. 'p:' .. id .. ':' .. number)
-  end
-  redis.call('SET', P .. 'seen:' .. id, '1', 'EX', 7200)
-  redis.call('HSET', P .. 'm:' .. id, 'record', record, 'at', whole(now), 'body', body,
-    'parts', parts, 'total', count, 'open', count)
-  redis.call('HINCRBY', P .. 'ledger', 'accepted', count)
-  local leased = {}
-  for number = 0, count - 1 do
-    local from = at + 5 + 4 * number
-    local entry, hop, tenant = id .. '.' .. number, ARGV[from], ARGV[from + 1]
-    local expires = whole(now + tonumber(ARGV[from + 3]))
-    redis.call('ZADD', P .. 'all', 0, entry)
-    emit('accepted', entry)
-    if worker and may_start(tenant, hop) then
-      redis.call('HSET', P .. 'e:' .. entry, 'hop', hop, 'tenant', tenant, 'recipients', ARGV[from + 2],
-        'epoch', 1, 'attempts', 0, 'expires', expires, 'worker', worker)
-      redis.call('ZADD', P .. 'leased', whole(ends), entry)
-      leased[#leased + 1] = '1'
-    else
-      redis.call('HSET', P .. 'e:' .. entry, 'hop', hop, 'tenant', tenant, 'recipients', ARGV[from + 2],
-        'epoch', 0, 'attempts', 0, 'expires', expires)
-      enqueue(entry, tenant, hop, now)
-      leased[#leased + 1] = '0'
-    end
-  end
-  return 1, table.concat(leased)
 end
 
 -- An entry as it is told to the caller; false when it or its message is gone.

@@ -11,8 +11,8 @@ use super::format::{Locator, Note, pack_name, part_name, parts_of, seal, unseal,
 use super::{SETTLES_WITHIN, SpooledQueue};
 use crate::{
     Accepted, AuditPage, Depth, Entry, Events, Lease, LeaseRequest, Leased, Ledger, ListFilter,
-    MessageRecord, NewMessage, Next, NextHop, Page, Policy, Queue, QueueError, Scope, Settlement, Suspension,
-    Target, Verb, VerbRecord,
+    MessageRecord, NewMessage, Next, Page, Policy, Queue, QueueError, Scope, Settlement, Suspension, Target,
+    Verb, VerbRecord,
 };
 
 impl SpooledQueue {
@@ -227,11 +227,11 @@ impl Queue for SpooledQueue {
 
     async fn sharers(
         &self,
-        next_hop: &NextHop,
+        scope: &Scope,
         worker: &str,
         lasts: Duration,
     ) -> Result<(usize, usize), QueueError> {
-        self.shared.index.sharers(next_hop, worker, lasts).await
+        self.shared.index.sharers(scope, worker, lasts).await
     }
 
     async fn events(&self, reader: &str, limit: usize) -> Result<Events, QueueError> {

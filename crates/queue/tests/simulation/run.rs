@@ -364,7 +364,13 @@ fn proven(told: Result<(), QueueError>, present: bool) -> Result<bool> {
 
 fn request(max: usize, duration: u64, except: &[String]) -> LeaseRequest {
     let except = except.iter().map(|hop| NextHop(hop.clone())).collect();
-    LeaseRequest { worker: "simulation".to_owned(), max, duration: millis(duration), except }
+    LeaseRequest {
+        worker: "simulation".to_owned(),
+        max,
+        duration: millis(duration),
+        except,
+        except_pools: Vec::new(),
+    }
 }
 
 fn recipients() -> Vec<Recipient> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use message::QueueId;
-use queue::{Allowance, Closing, EntryId, Lease, Leased, NextHop, Policy, Scope, Target, Tenant, Verb};
+use queue::{Allowance, Closing, EntryId, Lease, Leased, NextHop, Policy, Pool, Scope, Target, Tenant, Verb};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
 
@@ -215,6 +215,7 @@ impl Workload {
             match self.some_scope() {
                 Scope::Tenant(name) => drop(policy.tenants.insert(Tenant(name), allowance)),
                 Scope::NextHop(name) => drop(policy.next_hops.insert(NextHop(name), allowance)),
+                Scope::Pool(name) => drop(policy.pools.insert(Pool(name), allowance)),
             }
         }
         Step::SetPolicy(policy)

@@ -177,6 +177,7 @@ pub(crate) struct Redis {
     server: RedisServer,
     clock: PathBuf,
     _clock_folder: TempDir,
+    now: u64,
     queue: Option<RedisQueue>,
     /// For what is asked behind the queue's back.
     connection: MultiplexedConnection,
@@ -186,6 +187,10 @@ pub(crate) struct Redis {
 async fn connection(server: &RedisServer) -> Result<MultiplexedConnection> {
     Ok(redis::Client::open(server.url())?.get_multiplexed_async_connection().await?)
 }
+
+/// Waits of a run are no longer, in milliseconds; and workers look at a queue so often at least.
+const LONGEST_WAIT: u64 = 600_000;
+const BETWEEN_LOOKS: u64 = 20_000;
 
 /// The log grows no longer than this over many runs.
 const LOG_LIMIT: u64 = 8 * 1024 * 1024;
@@ -209,7 +214,7 @@ impl Redis {
         ];
         let server = RedisServer::start_in(folder()?, words, &["--auto-aof-rewrite-percentage", "0"]).await?;
         let connection = connection(&server).await?;
-        Ok(Self { server, clock, _clock_folder: clock_folder, queue: None, connection, marked: 0 })
+        Ok(Self { server, clock, _clock_folder: clock_folder, now, queue: None, connection, marked: 0 })
     }
 
     /// An empty queue on it.
@@ -268,7 +273,18 @@ impl World for Redis {
         true
     }
 
+    /// A wait passes as it does where workers look at the queue now and then; what is longer is a leap.
     async fn set_clock(&mut self, now: u64) -> Result<()> {
+        if now.saturating_sub(self.now) <= LONGEST_WAIT {
+            while now > self.now + BETWEEN_LOOKS {
+                self.now += BETWEEN_LOOKS;
+                set_clock(&self.clock, self.now)?;
+                if let Some(queue) = &self.queue {
+                    queue.depth().await?;
+                }
+            }
+        }
+        self.now = now;
         set_clock(&self.clock, now)
     }
 

@@ -1,7 +1,7 @@
 //! An SMTP or LMTP server that keeps what it is sent and answers as a test tells it to.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -44,6 +44,10 @@ pub struct Received {
     pub message: String,
     /// Whether it came over TLS.
     pub tls: bool,
+    /// The address that it came from.
+    pub peer: IpAddr,
+    /// The name that the client gave.
+    pub hello: String,
 }
 
 #[derive(Default)]
@@ -56,6 +60,8 @@ struct Script {
     received: Vec<Received>,
     connections: usize,
     transactions: usize,
+    /// Messages being sent now, and the most there were at once, by the address that they come from.
+    sending: HashMap<IpAddr, (usize, usize)>,
 }
 
 struct Shared {
@@ -153,6 +159,11 @@ impl Sink {
         self.shared.script().transactions
     }
 
+    /// How many messages an address has been sending at once, at most.
+    pub fn at_once(&self, peer: IpAddr) -> usize {
+        self.shared.script().sending.get(&peer).map_or(0, |(_, most)| *most)
+    }
+
     /// How many connections there have been.
     pub fn connections(&self) -> usize {
         self.shared.script().connections
@@ -168,6 +179,20 @@ impl Sink {
     }
 }
 
+impl Script {
+    fn begin(&mut self, peer: IpAddr) {
+        let (now, most) = self.sending.entry(peer).or_default();
+        *now += 1;
+        *most = (*most).max(*now);
+    }
+
+    fn end(&mut self, peer: IpAddr) {
+        if let Some((now, _)) = self.sending.get_mut(&peer) {
+            *now -= 1;
+        }
+    }
+}
+
 impl Shared {
     fn script(&self) -> MutexGuard<'_, Script> {
         self.script.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -177,10 +202,15 @@ impl Shared {
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut sessions = JoinSet::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, peer)) = listener.accept().await else { continue };
         shared.script().connections += 1;
-        let session =
-            Session { stream: Some(BufReader::new(Box::new(stream))), shared: shared.clone(), tls: false };
+        let session = Session {
+            stream: Some(BufReader::new(Box::new(stream))),
+            shared: shared.clone(),
+            tls: false,
+            peer: peer.ip(),
+            hello: String::new(),
+        };
         sessions.spawn(session.run());
         while sessions.try_join_next().is_some() {}
     }
@@ -190,6 +220,8 @@ struct Session {
     stream: Option<BufReader<Box<dyn Stream>>>,
     shared: Arc<Shared>,
     tls: bool,
+    peer: IpAddr,
+    hello: String,
 }
 
 /// The envelope while it is being told.
@@ -212,6 +244,7 @@ impl Session {
             let verb = text.split(' ').next().unwrap_or_default().to_ascii_uppercase();
             match verb.as_str() {
                 "EHLO" | "LHLO" => {
+                    self.hello = text.split(' ').nth(1).unwrap_or_default().to_owned();
                     let starttls = if self.tls { "" } else { "250-STARTTLS\r\n" };
                     let keywords = format!(
                         "250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n{starttls}250 ENHANCEDSTATUSCODES"
@@ -229,10 +262,13 @@ impl Session {
                 "RCPT" => self.rcpt(path(&text), &mut envelope).await?,
                 "DATA" if envelope.to.is_empty() => self.say("503 5.5.1 no recipients").await?,
                 "DATA" => {
-                    if self.answer(Verb::Data, "354 go on").await?
-                        && !self.content(std::mem::take(&mut envelope)).await?
-                    {
-                        return Ok(());
+                    if self.answer(Verb::Data, "354 go on").await? {
+                        self.shared.script().begin(self.peer);
+                        let taken = self.content(std::mem::take(&mut envelope)).await;
+                        self.shared.script().end(self.peer);
+                        if !taken? {
+                            return Ok(());
+                        }
                     }
                 }
                 "RSET" => {
@@ -295,7 +331,8 @@ impl Session {
         let drop_now = {
             let mut script = self.shared.script();
             if !kept.is_empty() {
-                script.received.push(Received { from, to: kept, message, tls: self.tls });
+                let (peer, hello) = (self.peer, self.hello.clone());
+                script.received.push(Received { from, to: kept, message, tls: self.tls, peer, hello });
             }
             let drop_now = script.drops_after_dot > 0;
             script.drops_after_dot = script.drops_after_dot.saturating_sub(1);

@@ -139,11 +139,11 @@ impl Queue for Faulty {
 
     async fn sharers(
         &self,
-        next_hop: &queue::NextHop,
+        scope: &queue::Scope,
         worker: &str,
         lasts: Duration,
     ) -> Result<(usize, usize), QueueError> {
-        self.inner.sharers(next_hop, worker, lasts).await
+        self.inner.sharers(scope, worker, lasts).await
     }
 
     async fn events(&self, reader: &str, limit: usize) -> Result<queue::Events, QueueError> {
