@@ -57,7 +57,7 @@ impl Processes {
         let settings = async |role: Role, account: &str| -> Result<Settings> {
             let mut settings = estate.site.settings(role)?;
             settings.kubeconfig = Some(accounts::kubeconfig(&estate.api, account).await?);
-            settings.namespace = Some(accounts::NAMESPACE.to_owned());
+            settings.namespaces = vec![accounts::NAMESPACE.to_owned()];
             settings.redis = Some(redis.url());
             settings.outbound_port = sink.address().port();
             (settings.verifier, settings.delivery) = (base.verifier, base.delivery);

@@ -220,7 +220,7 @@ fn without_deletion(role: &str) -> Result<String> {
 async fn operator_by_its_account(estate: &Estate) -> Result<(Settings, Packetboat)> {
     let mut settings = estate.site.settings(Role::Operator)?;
     settings.kubeconfig = Some(kubeconfig(&estate.api, "operator").await?);
-    settings.namespace = Some(accounts::NAMESPACE.to_owned());
+    settings.namespaces = vec![accounts::NAMESPACE.to_owned()];
     let (lease, namespace) = (accounts::LEASE, accounts::NAMESPACE);
     settings.extra =
         format!("operator: {{lease_duration: 5s, lease_name: {lease}, lease_namespace: {namespace}}}\n");

@@ -54,6 +54,7 @@ async fn every_rule_speaks() -> Result<()> {
         ("{domain: a.test, dmarc: {policy: none, adkim: s}}", "spec.dmarc.adkim"),
         ("{domain: a.test, spf: {all: +all}}", "spec.spf.all"),
         ("{domain: a.test, mtaSts: {mode: always, maxAge: 86400}}", "spec.mtaSts.mode"),
+        ("{domain: a.test, mtaSts: {mode: testing, maxAge: 86400}}", "mtaSts needs mx"),
         ("{domain: a.test, mtaSts: {mode: none, maxAge: 1}}", "spec.mtaSts.maxAge"),
         ("{domain: a.test, dns: {ttl: 1}}", "spec.dns.ttl"),
         (

@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use packetboat_tests::world::{HOSTED, World};
+use testkit::authority::Authority;
 use testkit::certificate::Certificate;
 use testkit::dns::DnsServer;
+use testkit::net::free_address;
 use testkit::process::{Role, Settings, Site};
 
 const ZONE: &str = r#"
@@ -69,6 +71,68 @@ async fn check_tells_what_is_wrong_and_what_to_do() -> Result<()> {
     }
     let (fine, told) = domain(&site, &settings, &["check", "deep.test"]).await?;
     ensure!(!fine && told.contains("more than 10 look-ups") && told.contains("a null MX"), "{told}");
+    Ok(())
+}
+
+const POLICIES: &str = r#"
+    _mta-sts.kept.test. 300 IN TXT "v=STSv1; id=1;"
+    mta-sts.kept.test. 300 IN A 127.0.0.1
+    kept.test. 300 IN MX 10 mx.kept.test.
+    kept.test. 300 IN MX 20 other.kept.test.
+    mx.kept.test. 300 IN A 127.0.0.1
+    other.kept.test. 300 IN A 127.0.0.1
+    _mta-sts.elsewhere.test. 300 IN TXT "v=STSv1; id=1;"
+    mta-sts.elsewhere.test. 300 IN A 127.0.0.1
+    elsewhere.test. 300 IN MX 10 mx.kept.test.
+    _mta-sts.odd.test. 300 IN TXT "v=STSv1; id=1-1;"
+    odd.test. 300 IN MX 10 mx.kept.test.
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_fetches_and_judges_policies() -> Result<()> {
+    let dns = DnsServer::start(POLICIES).await?;
+    let site = Site::new(dns.address())?;
+    let authority = Authority::new(site.path())?;
+    authority.issue("web", &["mta-sts.kept.test"])?;
+    authority.issue("mx", &["mx.kept.test"])?;
+    let spec = "mtaSts: {mode: enforce, maxAge: 86400}\nmx: [{host: mx.kept.test, preference: 10}]\n";
+    site.domain("kept.test", spec)?;
+    let mut server = site.settings(Role::MtaSts)?;
+    let web = free_address()?;
+    server.extra =
+        format!("mta_sts: {{listen: \"{web}\", certificates: [{{certificate: web.pem, key: web.key}}]}}\n");
+    let _server = site.start(&server).await?;
+    let mut exchanger = site.settings(Role::All)?;
+    exchanger.extra = "tls: {certificate: mx.pem, key: mx.key}\n".to_owned();
+    let mut process = site.start(&exchanger).await?;
+
+    let mut settings = site.settings(Role::All)?;
+    settings.extra = format!(
+        "operator: {{mta_sts: {{fetch: {{authorities: authority.pem, https_port: {}, smtp_port: {}, allow_loopback: true}}}}}}\n",
+        web.port(),
+        exchanger.mx.port()
+    );
+    let (fine, told) = domain(&site, &settings, &["check", "kept.test"]).await?;
+    ensure!(!fine, "{told}");
+    for sentence in [
+        "mode enforce, mx mx.kept.test, max_age 86400",
+        "max_age 86400 is short",
+        "mx.kept.test shows a certificate that senders trust",
+        "the policy does not name other.kept.test",
+        "add \"mx: other.kept.test\" to the policy",
+    ] {
+        ensure!(told.contains(sentence), "{sentence:?} in {told}");
+    }
+    let (_, told) = domain(&site, &settings, &["check", "elsewhere.test"]).await?;
+    ensure!(told.contains("no sender gets the policy") && told.contains("get a certificate for"), "{told}");
+    let (_, told) = domain(&site, &settings, &["check", "odd.test"]).await?;
+    ensure!(told.contains("is not 1 to 32 letters and digits"), "{told}");
+    let (_, records) = domain(&site, &settings, &["records", "kept.test"]).await?;
+    ensure!(records.contains("_mta-sts.kept.test. 300 IN TXT \"v=STSv1; id="), "{records}");
+
+    process.terminate().await?;
+    let (_, told) = domain(&site, &settings, &["check", "kept.test"]).await?;
+    ensure!(told.contains("could not be looked at"), "{told}");
     Ok(())
 }
 

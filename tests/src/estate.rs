@@ -40,25 +40,32 @@ pub struct Estate {
 impl Estate {
     /// Starts the API with the CRD, the namespace `mail` with the TSIG key, and the name servers.
     pub async fn new() -> Result<Self> {
-        Self::with(Bind::start(DOMAIN, 1, THEIRS).await?).await
+        Self::over(Bind::start(DOMAIN, 1, THEIRS).await?, "", str::to_owned).await
     }
 
     /// The same with a zone that is signed; above it nothing is known of that.
     pub async fn signed() -> Result<Self> {
-        Self::with(Bind::start_signed(DOMAIN, 1, THEIRS).await?).await
+        Self::over(Bind::start_signed(DOMAIN, 1, THEIRS).await?, "", str::to_owned).await
     }
 
     /// With a secondary that lags by so many seconds.
     pub async fn lagging(seconds: u32) -> Result<Self> {
-        Self::with(Bind::lagging(DOMAIN, 1, THEIRS, seconds).await?).await
+        Self::over(Bind::lagging(DOMAIN, 1, THEIRS, seconds).await?, "", str::to_owned).await
     }
 
-    async fn with(bind: Bind) -> Result<Self> {
-        let dns = DnsServer::start("ns1.example.test. 300 IN A 127.0.0.1\n").await?;
+    /// The same with further lines in the DNS that processes ask and in the zone, and with the CRDs as `adjust`
+    /// leaves them.
+    pub async fn with(names: &str, zone: &str, adjust: impl Fn(&str) -> String) -> Result<Self> {
+        let bind = Bind::start(DOMAIN, 1, &format!("{THEIRS}\n{zone}")).await?;
+        Self::over(bind, names, adjust).await
+    }
+
+    async fn over(bind: Bind, names: &str, adjust: impl Fn(&str) -> String) -> Result<Self> {
+        let dns = DnsServer::start(&format!("ns1.example.test. 300 IN A 127.0.0.1\n{names}")).await?;
         let site = Site::new(dns.address())?;
         let api = ApiServer::start().await?;
         for (name, crd) in CRDS {
-            api.apply(crd).await?;
+            api.apply(&adjust(crd)).await?;
             let crd = format!("crd/{name}.mail.packetboat.dev");
             api.kubectl(&["wait", "--for=condition=Established", &crd], None).await?;
         }

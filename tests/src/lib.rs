@@ -10,5 +10,7 @@ pub mod cluster;
 pub mod estate;
 pub mod load;
 pub mod outside;
+pub mod policies;
+pub mod senders;
 pub mod witness;
 pub mod world;

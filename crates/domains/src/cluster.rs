@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Secret;
-use kube::runtime::reflector::{Store, store::Writer};
-use kube::runtime::watcher::{Config, Event, watch_object, watcher};
-use kube::runtime::{WatchStreamExt, reflector};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::reflector::Store;
+use kube::runtime::watcher::{Config, Event, watch_object};
 use kube::{Api, Client, Resource, ResourceExt};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
@@ -22,9 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::folder::SecretsWanted;
 use crate::index::{
-    DEFAULT_KEY, DomainIndex, Domains, HostedDomain, SubmissionUser, hosted, owned_addresses,
+    DEFAULT_KEY, DomainIndex, Domains, HostedDomain, ServedPolicy, SubmissionUser, hosted, owned_addresses,
 };
 use crate::key::SigningKey;
+use crate::namespaces::Namespaces;
 use crate::types::{MailDomain, SecretRef};
 use crate::validate::validate;
 
@@ -55,28 +57,37 @@ pub enum ClusterError {
     NoAnswer(&'static str),
 }
 
-/// Follows the MailDomains of one namespace, or of all, until `shutdown`.
+/// Follows the MailDomains of these namespaces until `shutdown`.
 ///
 /// # Errors
-/// When the API server cannot be reached, or refuses the first list.
+/// When the API server cannot be reached, or refuses the first list of any of them.
 pub async fn watch_cluster(
-    namespace: Option<&str>,
+    namespaces: &Namespaces,
     wanted: SecretsWanted,
     shutdown: CancellationToken,
 ) -> Result<Domains, ClusterError> {
     let client = Client::try_default().await.map_err(|cause| ClusterError::NoConfig(Box::new(cause)))?;
     let changed = Arc::new(Notify::new());
     let domains: Mirror<MailDomain> =
-        Mirror::start(api(&client, namespace), Config::default(), &changed, &shutdown);
+        Mirror::start(namespaces, &client, &Config::default(), &changed, &shutdown);
     let keys = wanted.signing_keys.then(|| -> Mirror<Secret> {
-        Mirror::start(api(&client, namespace), Config::default().labels(SELECTOR_LABEL), &changed, &shutdown)
+        let labelled = Config::default().labels(SELECTOR_LABEL);
+        Mirror::start(namespaces, &client, &labelled, &changed, &shutdown)
     });
     domains.ready().await.ok_or(ClusterError::NoAnswer("MailDomains"))?;
     if let Some(keys) = &keys {
         keys.ready().await.ok_or(ClusterError::NoAnswer("Secrets with DKIM keys"))?;
     }
-    let mut follower =
-        Follower { client, wanted, domains, keys, named: HashMap::new(), told: HashSet::new(), changed };
+    let mut follower = Follower {
+        client,
+        wanted,
+        domains,
+        keys,
+        named: HashMap::new(),
+        told: HashSet::new(),
+        policies: HashMap::new(),
+        changed,
+    };
     let published = Domains::fixed(follower.index(&shutdown).await);
     tracing::info!(domains = published.current().domains.len(), "MailDomains of the cluster followed");
     let following = published.clone();
@@ -91,17 +102,6 @@ pub async fn watch_cluster(
     Ok(published)
 }
 
-fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-    K::DynamicType: Default,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    }
-}
-
 /// The objects of a kind, as the API server told them last.
 struct Mirror<K: Resource + 'static>
 where
@@ -113,32 +113,28 @@ where
 
 impl<K> Mirror<K>
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Default + Eq + std::hash::Hash + Clone + Send + Sync,
 {
-    fn start(api: Api<K>, config: Config, changed: &Arc<Notify>, shutdown: &CancellationToken) -> Self {
-        let (objects, mut writer): (Store<K>, Writer<K>) = reflector::store();
+    fn start(
+        namespaces: &Namespaces,
+        client: &Client,
+        config: &Config,
+        changed: &Arc<Notify>,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        let (objects, events) = namespaces.follow(client, config);
         let (told, ready) = watch::channel(false);
         let (changed, shutdown) = (Arc::clone(changed), shutdown.clone());
         tokio::spawn(async move {
-            let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+            let mut events = std::pin::pin!(events);
             while let Some(Some(event)) = shutdown.run_until_cancelled(events.next()).await {
-                match event {
-                    Ok(event) => {
-                        writer.apply_watcher_event(&event);
-                        let complete = matches!(event, Event::InitDone);
-                        if complete {
-                            let _ = told.send(true);
-                        }
-                        if complete || matches!(event, Event::Apply(_) | Event::Delete(_)) {
-                            changed.notify_one();
-                        }
-                    }
-                    Err(error) => tracing::warn!(
-                        kind = %K::kind(&K::DynamicType::default()),
-                        error = &error as &dyn std::error::Error,
-                        "Kubernetes API cannot be watched, what it said last stays"
-                    ),
+                let complete = matches!(event, Event::InitDone);
+                if complete {
+                    let _ = told.send(true);
+                }
+                if complete || matches!(event, Event::Apply(_) | Event::Delete(_)) {
+                    changed.notify_one();
                 }
             }
         });
@@ -182,6 +178,8 @@ struct Follower {
     named: HashMap<(String, String), Named>,
     /// Problems that were told already.
     told: HashSet<String>,
+    /// The policies that the operator told last, by the MailDomain's UID: a status that was erased tells none.
+    policies: HashMap<String, Option<String>>,
     changed: Arc<Notify>,
 }
 
@@ -200,7 +198,8 @@ impl Follower {
             }
         }
         let keys = self.keys.as_ref().map(|keys| keys.objects.state()).unwrap_or_default();
-        let (index, problems) = index_of(&domains, &keys, &secrets, self.wanted);
+        remember(&mut self.policies, &domains);
+        let (index, problems) = index_of(&domains, &keys, &secrets, &self.policies, self.wanted);
         let problems: HashSet<String> = problems.into_iter().collect();
         for problem in problems.difference(&self.told) {
             tracing::error!(problem, "part of a MailDomain cannot be used");
@@ -259,12 +258,25 @@ fn references(domain: &MailDomain, wanted: SecretsWanted) -> impl Iterator<Item 
     users.filter(|_| wanted.submission_users).into_iter().chain(imported.filter(move |_| wanted.signing_keys))
 }
 
+/// Takes note of the policies that statuses tell.
+fn remember(policies: &mut HashMap<String, Option<String>>, domains: &[Arc<MailDomain>]) {
+    let present: HashSet<String> = domains.iter().filter_map(|domain| domain.uid()).collect();
+    policies.retain(|uid, _| present.contains(uid));
+    for domain in domains {
+        let told = domain.status.as_ref().filter(|status| !status.conditions.is_empty());
+        if let (Some(uid), Some(status)) = (domain.uid(), told) {
+            policies.insert(uid, status.mta_sts.as_ref().map(|told| told.policy.clone()));
+        }
+    }
+}
+
 /// The index of what the cluster holds, and what is wrong with it. Of several claims to a domain the oldest
 /// holds, and of those of one age the first by name.
 fn index_of(
     domains: &[Arc<MailDomain>],
     keys: &[Arc<Secret>],
     secrets: &HashMap<(String, String), Arc<Values>>,
+    policies: &HashMap<String, Option<String>>,
     wanted: SecretsWanted,
 ) -> (DomainIndex, Vec<String>) {
     let mut claims: Vec<&Arc<MailDomain>> = domains.iter().collect();
@@ -284,6 +296,8 @@ fn index_of(
             continue;
         }
         let mut domain = hosted(label, resource.spec.clone());
+        let told = resource.uid().and_then(|uid| policies.get(&uid).cloned());
+        domain.policy = ServedPolicy::Told(told.flatten());
         let named = |reference: &SecretRef| secrets.get(&(namespace.clone(), reference.name.clone()));
         if wanted.signing_keys {
             let made = made_keys(&namespace, &domain, keys, &mut problems);
@@ -402,17 +416,48 @@ mod tests {
             domain("a", "2026-02-01T00:00:00Z", spec.clone()),
             domain("z", "2026-01-01T00:00:00Z", spec.clone()),
         ];
-        let (index, problems) = index_of(&claims, &[], &HashMap::new(), SecretsWanted::default());
+        let (index, problems) =
+            index_of(&claims, &[], &HashMap::new(), &HashMap::new(), SecretsWanted::default());
         assert_eq!(index.hosted("example.com").unwrap().resource, "z/d");
         assert_eq!(problems.len(), 1);
         assert!(!problems[0].contains("z/d"), "the other tenant is named: {problems:?}");
     }
 
     #[test]
+    fn a_policy_is_served_until_the_operator_says_otherwise() {
+        let told = |status: serde_json::Value| {
+            let object = serde_json::json!({
+                "apiVersion": "mail.packetboat.dev/v1alpha1", "kind": "MailDomain",
+                "metadata": {"name": "d", "namespace": "a", "uid": "1"},
+                "spec": {"domain": "example.com"}, "status": status,
+            });
+            [Arc::new(serde_json::from_value::<MailDomain>(object).unwrap())]
+        };
+        let condition = serde_json::json!([{
+            "type": "Ready", "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]);
+        let mut policies = HashMap::new();
+        let mut served = |status| {
+            let domains = told(status);
+            remember(&mut policies, &domains);
+            let (index, _) = index_of(&domains, &[], &HashMap::new(), &policies, SecretsWanted::default());
+            index.hosted("example.com").unwrap().policy.clone()
+        };
+        let text = "version: STSv1\r\n".to_owned();
+        let policy = serde_json::json!({"policy": text, "policyId": "1"});
+        assert_eq!(served(serde_json::json!({})), ServedPolicy::Told(None));
+        let with = serde_json::json!({"conditions": condition, "mtaSts": policy});
+        assert_eq!(served(with), ServedPolicy::Told(Some(text.clone())));
+        assert_eq!(served(serde_json::json!({})), ServedPolicy::Told(Some(text)), "an erased status counts");
+        assert_eq!(served(serde_json::json!({"conditions": condition})), ServedPolicy::Told(None));
+    }
+
+    #[test]
     fn one_bad_domain_does_not_stop_the_others() {
         let good = domain("a", "2026-01-01T00:00:00Z", serde_json::json!({"domain": "example.com"}));
         let bad = domain("b", "2026-01-01T00:00:00Z", serde_json::json!({"domain": "Example"}));
-        let (index, problems) = index_of(&[bad, good], &[], &HashMap::new(), SecretsWanted::default());
+        let (index, problems) =
+            index_of(&[bad, good], &[], &HashMap::new(), &HashMap::new(), SecretsWanted::default());
         assert!(index.hosted("example.com").is_some());
         assert!(
             problems.iter().all(|problem| problem.starts_with("MailDomain b/d: spec.domain")),

@@ -47,6 +47,8 @@ pub struct HostedDomain {
     pub spec: MailDomainSpec,
     /// Keys that sign; empty unless the role asked for them.
     pub signing_keys: Vec<SigningKey>,
+    /// Which MTA-STS policy is served.
+    pub policy: ServedPolicy,
     pub(crate) addresses: HashMap<String, Mailbox>,
     pub(crate) aliases: HashMap<String, Vec<Mailbox>>,
     pub(crate) catch_all: bool,
@@ -64,6 +66,15 @@ impl HostedDomain {
     pub fn quarantine_folder(&self) -> &str {
         self.inbound().map_or("Junk", |inbound| &inbound.dmarc.quarantine_folder)
     }
+}
+
+/// Which MTA-STS policy of a domain is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServedPolicy {
+    /// That which the spec declares: nobody orders changes.
+    Declared,
+    /// The text that the operator told last; none before it told any.
+    Told(Option<String>),
 }
 
 /// A user who may submit mail.
@@ -221,7 +232,8 @@ pub(crate) fn hosted(resource: String, spec: MailDomainSpec) -> HostedDomain {
             (alias.to_lowercase(), targets.iter().filter_map(|target| at_home(target)).collect())
         })
         .collect();
-    HostedDomain { name, resource, spec, signing_keys: Vec::new(), addresses, aliases, catch_all }
+    let policy = ServedPolicy::Declared;
+    HostedDomain { name, resource, spec, signing_keys: Vec::new(), policy, addresses, aliases, catch_all }
 }
 
 /// A user's own address, and the aliases that lead to it.

@@ -8,6 +8,7 @@ pub mod duration;
 mod folder;
 mod index;
 mod key;
+mod namespaces;
 mod publishing;
 mod rules;
 mod status;
@@ -16,8 +17,9 @@ mod validate;
 
 pub use cluster::{ACTIVE, ClusterError, DOMAIN_ANNOTATION, SELECTOR_LABEL, STAGE_ANNOTATION, watch_cluster};
 pub use folder::{LoadError, Problem, SecretsWanted, load_folder, secret_in_folder, watch_folder};
-pub use index::{DomainIndex, Domains, HostedDomain, RecipientStanding, SubmissionUser, owns};
+pub use index::{DomainIndex, Domains, HostedDomain, RecipientStanding, ServedPolicy, SubmissionUser, owns};
 pub use key::{KeyError, SigningKey};
+pub use namespaces::Namespaces;
 pub use types::{Algorithm, MailDomain, MailDomainSpec, OnReject, RecipientMode, Route};
 
 use kube::CustomResourceExt;

@@ -99,6 +99,10 @@ fn limits() -> Vec<(&'static str, Value)> {
                     "message": "tlsa is about the hosts of mx: name them",
                 },
                 {
+                    "rule": "!has(self.mtaSts) || self.mtaSts.mode == 'none' || (has(self.mx) && size(self.mx) > 0)",
+                    "message": "mtaSts needs mx: a policy names the hosts that senders may deliver to",
+                },
+                {
                     "rule": "!has(self.deletionPolicy) || self.deletionPolicy != 'Delete' || \
                         (has(self.dns) && has(self.dns.mode) && self.dns.mode != 'Manual')",
                     "message": "deletionPolicy Delete needs a dns.mode in which records can be withdrawn",

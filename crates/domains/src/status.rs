@@ -20,6 +20,9 @@ pub struct MailDomainStatus {
     /// The signing keys that the operator looks after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dkim: Option<DkimStatus>,
+    /// The MTA-STS policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mta_sts: Option<MtaStsStatus>,
     /// The DNS records of the domain, ready to be pasted into a zone, and whether they are there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub records: Vec<RecordStatus>,
@@ -55,6 +58,22 @@ pub struct KeyStatus {
     /// The Secret that holds it; absent once the private key is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_name: Option<String>,
+}
+
+/// The MTA-STS policy of a domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MtaStsStatus {
+    /// The text that is to be served at `https://mta-sts.DOMAIN/.well-known/mta-sts.txt`.
+    pub policy: String,
+    /// Its id.
+    pub policy_id: String,
+    /// The id that the TXT record tells, or is to tell; it follows the policy once that was seen to be served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced_id: Option<String>,
+    /// Until when senders may remember an earlier policy that they have to keep, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remembered_until: Option<String>,
 }
 
 /// Where a key is in its life. Each stage follows from the one before, and none is left out.

@@ -17,7 +17,9 @@ pub use crate::publishing::{
     ExternalDns, NameRef, ProviderKind, ProviderRef, RecordPolicy, Rfc2136, Route53, Tsig, TxtFormat,
     Verification,
 };
-pub use crate::status::{DkimStatus, KeyStatus, MailDomainStatus, RecordState, RecordStatus, Stage};
+pub use crate::status::{
+    DkimStatus, KeyStatus, MailDomainStatus, MtaStsStatus, RecordState, RecordStatus, Stage,
+};
 
 /// What a domain is to Packetboat.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -68,6 +68,17 @@ pub(crate) fn validate(spec: &MailDomainSpec) -> Vec<(String, String)> {
     {
         wrong("spec.mtaSts.mode", "write none, testing or enforce".to_owned());
     }
+    if let Some(policy) = &spec.mta_sts
+        && policy.mode != "none"
+        && spec.mx.is_empty()
+    {
+        wrong("spec.mtaSts", "it needs mx: a policy names the hosts that senders may deliver to".to_owned());
+    }
+    for (at, mx) in spec.mx.iter().enumerate() {
+        if !matches!(mx.host.trim_end_matches('.').parse::<Domain>(), Ok(Domain::Name(_))) {
+            wrong(&format!("spec.mx[{at}].host"), format!("{:?} is not a host name", mx.host));
+        }
+    }
     found
 }
 

@@ -4,26 +4,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dns::Resolver;
+use domains::Namespaces;
 use domains::types::{ClusterDNSProvider, DNSProvider, Dkim, MailDomain, MailDomainStatus, ProviderKind};
 use futures::StreamExt;
+use futures::future::ready;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, DynamicObject, ListParams, PartialObjectMeta, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::finalizer::{Error as FinalizerError, Event as Finalizer, finalizer};
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher::Config as Watch;
+use kube::runtime::watcher::{Config as Watch, Event};
 use kube::{Client, ResourceExt};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::endpoints;
 use crate::error::Error;
 use crate::failures::Failures;
 use crate::leadership::Leadership;
+use crate::memory::POLICY_LABEL;
 use crate::mirror::{Mirror, followed};
 use crate::observe::Observer;
 use crate::password;
@@ -32,6 +36,7 @@ use crate::store::{Keys, MANAGER, without_private_key};
 use crate::tally::Tally;
 use crate::tlsa;
 use crate::ways::Ways;
+use crate::witness::{PolicyConfig, Witness};
 
 /// What holds a MailDomain until its keys and records are seen to.
 const FINALIZER: &str = "mail.packetboat.dev/operator";
@@ -50,8 +55,6 @@ const CLEAN_UP_TRIES: u32 = 5;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The namespace whose MailDomains are looked after; all when absent.
-    pub namespace: Option<String>,
     /// The namespace of the lease by which several operators agree on one. Default `default`.
     pub lease_namespace: String,
     /// The name of that lease. Default `packetboat-operator`.
@@ -66,18 +69,20 @@ pub struct Config {
     /// The Secret with the password of the Redis that belongs to this installation, in `lease_namespace`: made with a
     /// random one when it is not there. None when absent.
     pub redis_password_secret: Option<String>,
+    /// MTA-STS: how policies are looked at from outside.
+    pub mta_sts: PolicyConfig,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            namespace: None,
             lease_namespace: "default".to_owned(),
             lease_name: "packetboat-operator".to_owned(),
             lease_duration: Duration::from_secs(15),
             concurrency: 16,
             require_ownership: false,
             redis_password_secret: None,
+            mta_sts: PolicyConfig::default(),
         }
     }
 }
@@ -85,18 +90,21 @@ impl Default for Config {
 /// The operator, ready to run.
 pub struct Operator {
     config: Config,
+    namespaces: Namespaces,
     client: Client,
     resolver: Resolver,
+    witness: Arc<Witness>,
 }
 
 impl Operator {
-    /// Finds the Kubernetes API. Nothing is asked of it yet.
+    /// Finds the Kubernetes API, for the MailDomains of these namespaces. Nothing is asked of it yet.
     ///
     /// # Errors
-    /// [`Error::NoConfig`].
-    pub async fn new(config: Config, resolver: Resolver) -> Result<Self, Error> {
+    /// [`Error::NoConfig`] and [`Error::Trust`].
+    pub async fn new(config: Config, namespaces: Namespaces, resolver: Resolver) -> Result<Self, Error> {
         let client = Client::try_default().await.map_err(|cause| Error::NoConfig(Box::new(cause)))?;
-        Ok(Self { config, client, resolver })
+        let witness = Arc::new(Witness::new(config.mta_sts.clone(), resolver.clone())?);
+        Ok(Self { config, namespaces, client, resolver, witness })
     }
 
     /// Whether the Kubernetes API answers.
@@ -152,54 +160,68 @@ impl Operator {
         }
     }
 
-    fn api<K>(&self) -> Api<K>
-    where
-        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-        K::DynamicType: Default,
-    {
-        match &self.config.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
+    /// A change of a mail host's certificate wakes whoever has TLSA records of it. Of Secrets only the names are kept.
+    async fn watch_certificates(&self, mut controller: Controller<MailDomain>) -> Controller<MailDomain> {
+        let watch = Watch::default().fields("type=kubernetes.io/tls");
+        for secrets in self.namespaces.apis::<PartialObjectMeta<Secret>>(&self.client) {
+            let all = controller.store();
+            controller = controller.watches(secrets, watch.clone(), move |secret| {
+                pinning(&all.state(), &secret.name_any(), secret.namespace().as_deref())
+            });
         }
+        let kind = tlsa::certificates();
+        for certificates in self.places(&kind) {
+            // Without cert-manager there is no such kind.
+            if certificates.list(&ListParams::default().limit(1)).await.is_err() {
+                continue;
+            }
+            let all = controller.store();
+            controller =
+                controller.watches_with(certificates, kind.clone(), Watch::default(), move |certificate| {
+                    pinning(&all.state(), &certificate.name_any(), certificate.namespace().as_deref())
+                });
+        }
+        controller
     }
 
-    /// A change of a mail host's certificate wakes whoever has TLSA records of it. Of Secrets only the names are kept.
-    async fn watch_certificates(&self, controller: Controller<MailDomain>) -> Controller<MailDomain> {
-        let all = controller.store();
-        let secrets = self.api::<PartialObjectMeta<Secret>>();
-        let watch = Watch::default().fields("type=kubernetes.io/tls");
-        let controller = controller.watches(secrets, watch, move |secret| {
-            pinning(&all.state(), &secret.name_any(), secret.namespace().as_deref())
-        });
-        let kind = tlsa::certificates();
-        let certificates: Api<DynamicObject> = match &self.config.namespace {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
-            None => Api::all_with(self.client.clone(), &kind),
-        };
-        // Without cert-manager there is no such kind.
-        if certificates.list(&ListParams::default().limit(1)).await.is_err() {
-            return controller;
+    /// Where objects of a kind of others are found.
+    fn places(&self, kind: &ApiResource) -> Vec<Api<DynamicObject>> {
+        match &self.namespaces {
+            Namespaces::All => vec![Api::all_with(self.client.clone(), kind)],
+            Namespaces::These(names) => {
+                names.iter().map(|name| Api::namespaced_with(self.client.clone(), name, kind)).collect()
+            }
         }
-        let all = controller.store();
-        controller.watches_with(certificates, kind, Watch::default(), move |certificate| {
-            pinning(&all.state(), &certificate.name_any(), certificate.namespace().as_deref())
-        })
     }
 
     async fn reconcile_all(&self, shutdown: CancellationToken) {
-        let controller = Controller::new(self.api::<MailDomain>(), Watch::default())
+        let (store, events) = self.namespaces.follow::<MailDomain>(&self.client, &Watch::default());
+        let all = store.clone();
+        // Whoever waits for a domain is looked at again as soon as its holder changes or goes.
+        let (woken, rivals_woken) = tokio::sync::mpsc::unbounded_channel();
+        let changed = events.filter_map(move |event| {
+            let (Event::Apply(domain) | Event::Delete(domain) | Event::InitApply(domain)) = &event else {
+                return ready(None);
+            };
+            for rival in rivals(domain, &all.state()) {
+                // It fails when the controller ends.
+                let _ = woken.send(rival);
+            }
+            ready(match event {
+                Event::Apply(domain) | Event::InitApply(domain) => Some(Ok(domain)),
+                _ => None,
+            })
+        });
+        let controller = Controller::for_stream(changed, store)
             .with_config(
                 kube::runtime::controller::Config::default()
                     .debounce(DEBOUNCE)
                     .concurrency(self.config.concurrency),
             )
+            .reconcile_on(UnboundedReceiverStream::new(rivals_woken))
             .graceful_shutdown_on(shutdown.cancelled_owned());
         let (controller, keys) = self.watch_keys(controller);
-        // Whoever waits for a domain is looked at again as soon as its holder changes or goes.
-        let all = controller.store();
-        let controller = controller.watches(self.api::<MailDomain>(), Watch::default(), move |changed| {
-            rivals(&changed, &all.state())
-        });
+        let controller = self.watch_memories(controller);
         let (controller, ways) = self.watch_ways(controller);
         let controller = self.watch_certificates(controller).await;
         let controller = self.watch_endpoints(controller).await;
@@ -207,9 +229,10 @@ impl Operator {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let context = Arc::new(Context {
             client: self.client.clone(),
-            namespace: self.config.namespace.clone(),
+            namespaces: self.namespaces.clone(),
             require_ownership: self.config.require_ownership,
             observer: Observer::new(self.resolver.clone()),
+            witness: Arc::clone(&self.witness),
             recorder: Recorder::new(self.client.clone(), reporter),
             domains: controller.store(),
             keys,
@@ -237,22 +260,32 @@ impl Operator {
     /// A change of a key wakes its domain.
     fn watch_keys(&self, controller: Controller<MailDomain>) -> (Controller<MailDomain>, Keys) {
         let labelled = Watch::default().labels(domains::SELECTOR_LABEL);
-        let (secrets, changed) = Mirror::new(vec![self.api::<Secret>()], &labelled, without_private_key);
+        let apis = self.namespaces.apis::<Secret>(&self.client);
+        let (secrets, changed) = Mirror::new(apis, &labelled, without_private_key);
         let controller = controller.owns_stream(changed);
-        let (tombstones, changed) = Mirror::new(vec![self.api::<ConfigMap>()], &labelled, |_| {});
+        let apis = self.namespaces.apis::<ConfigMap>(&self.client);
+        let (tombstones, changed) = Mirror::new(apis, &labelled, |_| {});
         (controller.owns_stream(changed), Keys { secrets, tombstones })
+    }
+
+    /// A change of what is remembered of a policy wakes its domain.
+    fn watch_memories(&self, mut controller: Controller<MailDomain>) -> Controller<MailDomain> {
+        for memories in self.namespaces.apis::<ConfigMap>(&self.client) {
+            controller = controller.owns(memories, Watch::default().labels(POLICY_LABEL));
+        }
+        controller
     }
 
     /// A change of a provider wakes the domains that are published through it.
     fn watch_ways(&self, controller: Controller<MailDomain>) -> (Controller<MailDomain>, Ways) {
         let all = controller.store();
-        let (providers, changed) = followed(vec![self.api::<DNSProvider>()]);
+        let (providers, changed) = followed(self.namespaces.apis::<DNSProvider>(&self.client));
         let mut controller = controller.watches_stream(changed, move |provider: DNSProvider| {
             let namespace = provider.namespace();
             users(&all.state(), ProviderKind::DNSProvider, &provider.name_any(), namespace.as_deref())
         });
         let mut cluster_providers = Vec::new();
-        if self.config.namespace.is_none() {
+        if self.namespaces.is_all() {
             let all = controller.store();
             let (stores, changed) = followed(vec![Api::<ClusterDNSProvider>::all(self.client.clone())]);
             cluster_providers = stores;
@@ -265,17 +298,16 @@ impl Operator {
     }
 
     /// A change of an object for external-dns wakes its domain.
-    async fn watch_endpoints(&self, controller: Controller<MailDomain>) -> Controller<MailDomain> {
+    async fn watch_endpoints(&self, mut controller: Controller<MailDomain>) -> Controller<MailDomain> {
         let kind = endpoints::kind();
-        let objects: Api<DynamicObject> = match &self.config.namespace {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
-            None => Api::all_with(self.client.clone(), &kind),
-        };
-        // Without external-dns there is no such kind; where it comes later, domains look by themselves.
-        match objects.list(&ListParams::default().limit(1)).await {
-            Ok(_) => controller.owns_with(objects, kind, Watch::default().labels(endpoints::OF)),
-            Err(_) => controller,
+        for objects in self.places(&kind) {
+            // Without external-dns there is no such kind; where it comes later, domains look by themselves.
+            if objects.list(&ListParams::default().limit(1)).await.is_ok() {
+                let labelled = Watch::default().labels(endpoints::OF);
+                controller = controller.owns_with(objects, kind.clone(), labelled);
+            }
         }
+        controller
     }
 }
 
@@ -316,19 +348,18 @@ fn rivals(changed: &MailDomain, all: &[Arc<MailDomain>]) -> Vec<ObjectRef<MailDo
     rivals.map(|other| ObjectRef::from_obj(other.as_ref())).collect()
 }
 
-/// The MailDomain of a domain in the cluster at hand: of one namespace, or of all. Of several the oldest.
+/// The MailDomain of a domain in the cluster at hand, in these namespaces. Of several the oldest.
 ///
 /// # Errors
 /// When the Kubernetes API cannot be found, or refuses.
-pub async fn find(namespace: Option<&str>, domain: &str) -> Result<Option<MailDomain>, Error> {
+pub async fn find(namespaces: &Namespaces, domain: &str) -> Result<Option<MailDomain>, Error> {
     let client = Client::try_default().await.map_err(|cause| Error::NoConfig(Box::new(cause)))?;
-    let api: Api<MailDomain> = match namespace {
-        Some(namespace) => Api::namespaced(client, namespace),
-        None => Api::all(client),
-    };
-    let wanted = kube::api::ListParams::default().fields(&format!("spec.domain={domain}"));
-    let found = api.list(&wanted).await.map_err(Error::kube("looking for the MailDomain"))?;
-    Ok(found.items.into_iter().min_by_key(|one| one.creation_timestamp()))
+    let wanted = ListParams::default().fields(&format!("spec.domain={domain}"));
+    let mut found = Vec::new();
+    for api in namespaces.apis::<MailDomain>(&client) {
+        found.extend(api.list(&wanted).await.map_err(Error::kube("looking for the MailDomain"))?.items);
+    }
+    Ok(found.into_iter().min_by_key(age))
 }
 
 /// Waits until the lease is held, or is not. False when nobody tells any more.

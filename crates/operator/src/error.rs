@@ -28,6 +28,9 @@ pub enum Error {
     /// Records were not published.
     #[error(transparent)]
     Update(#[from] UpdateError),
+    /// The authorities that are trusted cannot be read.
+    #[error("the authorities of operator.mta_sts.fetch cannot be used")]
+    Trust(#[from] tls::TlsError),
     /// No client of the Kubernetes API can be made.
     #[error("the Kubernetes API cannot be found: no KUBECONFIG, and no service account in this pod")]
     NoConfig(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -46,6 +49,7 @@ impl Error {
             Self::KeyPair(_) => "key",
             Self::Authorities(_) => "dns",
             Self::Update(_) => "update",
+            Self::Trust(_) => "tls",
         }
     }
 }

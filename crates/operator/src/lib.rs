@@ -1,8 +1,9 @@
 //! The operator: makes a domain's DKIM keys, keeps them in Secrets, publishes its DNS records, and says in
 //! the MailDomain's status what is so.
 //!
-//! A reconciliation observes (`observe.rs`, `store.rs`), plans (`keys.rs`, `record.rs`; both pure) and applies
-//! (`store.rs`, and `publisher.rs` by `update.rs`, `endpoints.rs`, `cloudflare.rs` or `route53.rs`).
+//! A reconciliation observes (`observe.rs`, `store.rs`, `witness.rs`), plans (`keys.rs`, `policy.rs`, `record.rs`;
+//! all pure) and applies (`store.rs`, `memory.rs`, and `publisher.rs` by `update.rs`, `endpoints.rs`, `cloudflare.rs`
+//! or `route53.rs`).
 //! `reconcile.rs` is one domain from top to bottom, `controller.rs` runs it for all.
 
 pub mod cloudflare;
@@ -15,10 +16,12 @@ mod failures;
 pub mod keypair;
 pub mod keys;
 mod leadership;
+mod memory;
 mod mirror;
 pub mod observe;
 mod password;
 mod placement;
+mod policy;
 mod publisher;
 mod reconcile;
 pub mod record;
@@ -32,6 +35,8 @@ pub mod tlsa;
 pub mod update;
 mod waits;
 mod ways;
+mod witness;
 
 pub use controller::{Config, Operator, find};
 pub use error::Error;
+pub use witness::PolicyConfig;

@@ -200,8 +200,8 @@ impl Context {
                 let found = self.ways.provider(namespace, name).await?;
                 found.map(|found| (found.spec.clone(), namespace.to_owned()))
             }
-            ProviderKind::ClusterDNSProvider if self.namespace.is_some() => {
-                let text = "this operator looks after one namespace and uses no ClusterDNSProvider: \
+            ProviderKind::ClusterDNSProvider if !self.namespaces.is_all() => {
+                let text = "this operator looks after certain namespaces and uses no ClusterDNSProvider: \
                     make a DNSProvider beside the MailDomain";
                 return refuse(Reason::ProviderNotAllowed, text);
             }

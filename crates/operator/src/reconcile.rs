@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domains::Algorithm;
+use domains::Namespaces;
 use domains::types::{Dkim, DnsMode, MailDomain, RecordPolicy, RecordState, Stage};
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -20,17 +21,20 @@ use crate::error::Error;
 use crate::failures::Failures;
 use crate::keypair;
 use crate::keys::{Action, Key, Orders, Pace, plan};
+use crate::memory::MemoryStore;
 use crate::observe::{Authorities, Observation, Observer, Zones, is_below};
 use crate::placement::{pinned, place, shown};
+use crate::policy::Memory;
 use crate::publisher::{Applied, Publisher, Publishers};
-use crate::record::{Record, challenge, desired, ttl};
-use crate::status::{Findings, Reason, mode, selector_of};
+use crate::record::{Purpose, Record, challenge, desired, policy_record, ttl};
+use crate::status::{Findings, PolicyFinding, Reason, mode, selector_of};
 use crate::store::{KeyStore, Keys, StoredKey};
 use crate::tally::Tally;
 use crate::tlsa::Rollovers;
 use crate::update::Change;
 use crate::waits::Waits;
 use crate::ways::Ways;
+use crate::witness::Witness;
 
 /// Asks for new keys: set it to another value for each rotation.
 pub(crate) const ROTATE_NOW: &str = "mail.packetboat.dev/rotate-now";
@@ -42,11 +46,13 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// What reconciliations work with.
 pub(crate) struct Context {
     pub(crate) client: Client,
-    /// The one namespace that is looked after, or all.
-    pub(crate) namespace: Option<String>,
+    /// The namespaces that are looked after.
+    pub(crate) namespaces: Namespaces,
     /// Every domain's ownership is to be proven.
     pub(crate) require_ownership: bool,
     pub(crate) observer: Observer,
+    /// Looks at policies from outside.
+    pub(crate) witness: Arc<Witness>,
     pub(crate) recorder: Recorder,
     /// All MailDomains, for who claims what.
     pub(crate) domains: Store<MailDomain>,
@@ -118,48 +124,73 @@ impl Context {
                 return Ok(Outcome { findings, again: interval.min(LONGEST) });
             }
         };
+        let memory = MemoryStore::new(&self.client, domain).load().await?;
+        let unseen = |memory: Option<Memory>| Some(PolicyFinding { memory, verdict: None });
         let zones = match self.observer.zones(&domain.spec).await {
             Ok(zones) => zones,
             Err(error) => {
                 let lookup_failed = Some(told(&error));
                 let unknown =
                     Observation { state: RecordState::Unknown, observed: Vec::new(), shown: Vec::new() };
-                let records = records_of(domain, &keys).into_iter().map(|record| (record, unknown.clone()));
-                let findings =
-                    Findings { records: records.collect(), keys, lookup_failed, ..Findings::default() };
+                let records = records_of(domain, &keys, memory.as_ref());
+                let records = records.into_iter().map(|record| (record, unknown.clone())).collect();
+                let policy = unseen(memory);
+                let findings = Findings { records, keys, policy, lookup_failed, ..Findings::default() };
                 return Ok(Outcome { findings, again: LONGEST });
             }
         };
         let proof = self.proof(domain, &zones.own).await;
         if let Some(unproven) = proof.iter().find(|(_, seen)| seen.state != RecordState::Verified) {
-            let records = vec![unproven.clone()];
-            let findings = Findings { keys, records, proof, ..Findings::default() };
+            let (records, policy) = (vec![unproven.clone()], unseen(memory));
+            let findings = Findings { keys, records, proof, policy, ..Findings::default() };
             return Ok(Outcome { findings, again: interval.min(LONGEST) });
         }
-        let look = self.look(domain, &zones, &keys);
+        let look = self.look(domain, &zones, &keys, memory.as_ref());
         let mut seen = look.instrument(info_span!("look", dns.zone = %zones.own.zone)).await;
         let pins = self.look_at_tlsa(domain, &zones).await?;
         seen.extend(pins.records);
+        let plan = self.plan_policy(domain, &zones.own, memory.as_ref(), &seen);
+        let plan = plan.instrument(info_span!("policy")).await;
+        let mx_free = plan.as_ref().is_none_or(|plan| plan.mx_free);
+        seen.retain(|(record, _)| mx_free || record.purpose != Purpose::Mx);
+        let planned = plan.as_ref().and_then(|plan| plan.memory.as_ref());
         let mut publish_failed = None;
         if !domain.spec.suspend {
             let turn = self.turn_keys(domain, &store, &mut keys, &seen, zones.negative_ttl());
             let gone = turn.instrument(info_span!("keys")).await?;
-            publish_failed = self.publish(domain, &publishers, &zones, &keys, &gone, &seen).await;
+            self.remember(domain, memory.as_ref(), planned).await?;
+            let mut records = records_of(domain, &keys, planned);
+            records.extend(pinned(&seen));
+            records.retain(|record| mx_free || record.purpose != Purpose::Mx);
+            publish_failed = self.publish(domain, &publishers, &zones, &records, &gone, &seen).await;
             if publish_failed.is_none() {
+                if memory.is_some() && planned.is_none() {
+                    MemoryStore::new(&self.client, domain).forget().await?;
+                }
                 for key in &gone {
                     store.forget(key).await?;
                 }
                 keys.retain(|key| gone.iter().all(|gone| gone.key.selector != key.key.selector));
             }
         }
-        let again = again(domain, &keys, &seen, publish_failed.is_some() || pins.waiting, interval);
+        let mut again = again(domain, &keys, &seen, publish_failed.is_some() || pins.waiting, interval);
         let suspended = domain.spec.suspend;
+        let policy = match plan {
+            Some(plan) => {
+                self.warn_of_policy(domain, &plan.verdict).await;
+                again = again.min(plan.again.unwrap_or(again));
+                let memory = if suspended { memory } else { plan.memory };
+                Some(PolicyFinding { memory, verdict: Some(plan.verdict) })
+            }
+            None => None,
+        };
         Ok(Outcome {
             findings: Findings {
                 keys,
                 records: seen,
                 tlsa: pins.state,
                 proof,
+                policy,
                 publish_failed,
                 suspended,
                 ..Findings::default()
@@ -185,8 +216,9 @@ impl Context {
         domain: &MailDomain,
         zones: &Zones,
         keys: &[StoredKey],
+        memory: Option<&Memory>,
     ) -> Vec<(Record, Observation)> {
-        let records = records_of(domain, keys);
+        let records = records_of(domain, keys, memory);
         let looks = records.iter().map(|record| self.observer.look(zones.of(record), record));
         let seen = join_all(looks).await;
         records.into_iter().zip(seen).collect()
@@ -294,12 +326,10 @@ impl Context {
         domain: &MailDomain,
         publishers: &Publishers,
         zones: &Zones,
-        keys: &[StoredKey],
+        records: &[Record],
         gone: &[StoredKey],
         seen: &[(Record, Observation)],
     ) -> Option<(Reason, String)> {
-        let mut records = records_of(domain, keys);
-        records.extend(pinned(seen));
         let is_gone = |record: &Record| {
             record.values.is_empty()
                 || gone.iter().any(|key| selector_of(record) == Some(key.key.selector.as_str()))
@@ -397,23 +427,37 @@ impl Context {
         }
         let store = self.key_store(domain);
         let keys = store.list(domain).await?;
+        let memories = MemoryStore::new(&self.client, domain);
+        let memory = memories.load().await?;
+        self.warn_of_senders(domain, memory.as_ref()).await;
         if domain.spec.deletion_policy == DeletionPolicy::Retain {
             for key in &keys {
                 store.release(key).await?;
             }
+            if memory.is_some() {
+                memories.release().await?;
+            }
             return self.release_endpoints(domain).await;
         }
-        if let Err(why) = self.withdraw(domain, &keys).await {
+        if let Err(why) = self.withdraw(domain, &keys, memory.as_ref()).await {
             let text = format!("records were not withdrawn: {why}; remove them by hand");
             self.warn(domain, "RecordsLeft", text).await;
         }
         for key in &keys {
             store.delete(key).await?;
         }
-        Ok(())
+        match memory {
+            Some(_) => memories.forget().await,
+            None => Ok(()),
+        }
     }
 
-    async fn withdraw(&self, domain: &MailDomain, keys: &[StoredKey]) -> Result<(), String> {
+    async fn withdraw(
+        &self,
+        domain: &MailDomain,
+        keys: &[StoredKey],
+        memory: Option<&Memory>,
+    ) -> Result<(), String> {
         let publishers = match self.publishers(domain).await.map_err(|error| told(&error))? {
             Ok(publishers) if publishers.are_none() => return Ok(()),
             Ok(publishers) => publishers,
@@ -424,7 +468,7 @@ impl Context {
         if proof.is_some_and(|(_, seen)| seen.state != RecordState::Verified) {
             return Err("the domain's ownership is not proven".to_owned());
         }
-        let mut records = records_of(domain, keys);
+        let mut records = records_of(domain, keys, memory);
         let pins = self.look_at_tlsa(domain, &zones).await.map_err(|error| told(&error))?;
         records.extend(pins.records.into_iter().map(|(record, _)| record));
         let managed =
@@ -457,7 +501,7 @@ fn orders(domain: &MailDomain) -> Orders {
 }
 
 /// The records of a domain with its keys as they stand, but those in a zone that the spec does not name any more.
-fn records_of(domain: &MailDomain, keys: &[StoredKey]) -> Vec<Record> {
+fn records_of(domain: &MailDomain, keys: &[StoredKey], memory: Option<&Memory>) -> Vec<Record> {
     let base = domain.spec.dkim.as_ref().and_then(Dkim::delegated).map(|one| one.base(&domain.spec.domain));
     let is_reached = |stored: &&StoredKey| match (&stored.key.target, &base) {
         (Some(target), Some(base)) => is_below(target, base),
@@ -466,7 +510,12 @@ fn records_of(domain: &MailDomain, keys: &[StoredKey]) -> Vec<Record> {
     };
     let shown = keys.iter().filter(|stored| stored.key.stage > Stage::Generated).filter(is_reached);
     let published: Vec<_> = shown.map(StoredKey::published).collect();
-    desired(&domain.spec, &published)
+    let mut records = desired(&domain.spec, &published);
+    records.retain(|record| record.purpose != Purpose::MtaSts);
+    if memory.is_some() && Purpose::MtaSts.policy(&domain.spec) != RecordPolicy::Ignore {
+        records.extend(policy_record(&domain.spec, memory));
+    }
+    records
 }
 
 /// When to look again: soon while something is on its way.

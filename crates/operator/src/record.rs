@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use domains::Algorithm;
 use domains::types::{Dkim, MailDomainSpec, RecordPolicy};
-use sha2::{Digest, Sha256};
+use mta_sts::{Mode, Policy};
+
+use crate::policy::Memory;
 
 /// Time to live where the spec gives none, in seconds.
 const TTL: u32 = 300;
@@ -145,7 +145,7 @@ impl Record {
 }
 
 /// The time to live of a domain's records, in seconds.
-fn ttl_seconds(spec: &MailDomainSpec) -> u32 {
+pub(crate) fn ttl_seconds(spec: &MailDomainSpec) -> u32 {
     spec.dns.as_ref().and_then(|dns| dns.ttl).unwrap_or(TTL)
 }
 
@@ -223,6 +223,17 @@ pub struct PublishedKey {
     pub target: Option<String>,
 }
 
+/// The TXT record of a policy, as what is remembered says: without values before there is anything to remember,
+/// and when it is withdrawn; nothing while what stands there is to be left.
+pub(crate) fn policy_record(spec: &MailDomainSpec, memory: Option<&Memory>) -> Option<Record> {
+    let values = match memory.filter(|memory| !memory.withdrawn) {
+        Some(memory) => vec![mta_sts::record::text(&memory.announced.as_ref()?.id)],
+        None => Vec::new(),
+    };
+    let name = mta_sts::record::name(&spec.domain);
+    Some(Record { purpose: Purpose::MtaSts, name, ttl: ttl_seconds(spec), values })
+}
+
 /// The records that a domain should have.
 #[must_use]
 pub fn desired(spec: &MailDomainSpec, keys: &[PublishedKey]) -> Vec<Record> {
@@ -255,9 +266,9 @@ pub fn desired(spec: &MailDomainSpec, keys: &[PublishedKey]) -> Vec<Record> {
     if let Some(dmarc) = &spec.dmarc {
         records.push(record(Purpose::Dmarc, format!("_dmarc.{domain}"), vec![dmarc_text(dmarc)]));
     }
-    if let Some(id) = mta_sts_policy(spec).map(|policy| policy_id(&policy)) {
-        let text = format!("v=STSv1; id={id};");
-        records.push(record(Purpose::MtaSts, format!("_mta-sts.{domain}"), vec![text]));
+    if let Some(policy) = declared_policy(spec) {
+        let text = mta_sts::record::text(&policy.id());
+        records.push(record(Purpose::MtaSts, mta_sts::record::name(domain), vec![text]));
     }
     if let Some(report) = spec.tls_rpt.as_ref().filter(|report| !report.rua.is_empty()) {
         let text = format!("v=TLSRPTv1; rua={}", report.rua.join(","));
@@ -302,23 +313,12 @@ fn dmarc_text(dmarc: &domains::types::Dmarc) -> String {
     text
 }
 
-/// The MTA-STS policy of a domain (RFC 8461 §3.2), as it is served.
+/// The MTA-STS policy that a domain declares (RFC 8461 §3.2).
 #[must_use]
-pub fn mta_sts_policy(spec: &MailDomainSpec) -> Option<String> {
-    let policy = spec.mta_sts.as_ref()?;
-    let mut text = format!("version: STSv1\r\nmode: {}\r\n", policy.mode);
-    for mx in &spec.mx {
-        text.push_str(&format!("mx: {}\r\n", mx.host.trim_end_matches('.')));
-    }
-    text.push_str(&format!("max_age: {}\r\n", policy.max_age));
-    Some(text)
-}
-
-/// The id of a policy: it changes when the policy does, and only then. 1 to 32 letters and digits.
-#[must_use]
-pub fn policy_id(policy: &str) -> String {
-    let digest = URL_SAFE_NO_PAD.encode(Sha256::digest(policy.as_bytes()));
-    digest.chars().filter(char::is_ascii_alphanumeric).take(20).collect()
+pub fn declared_policy(spec: &MailDomainSpec) -> Option<Policy> {
+    let declared = spec.mta_sts.as_ref()?;
+    let hosts = spec.mx.iter().map(|mx| mx.host.as_str());
+    Some(Policy::new(Mode::from_name(&declared.mode)?, hosts, declared.max_age))
 }
 
 #[cfg(test)]
@@ -382,18 +382,6 @@ mod tests {
         assert_eq!(lines[..3], [cname(1), cname(2), cname(3)]);
         let key = "s2.example.com.dkim.example.net. 300 IN TXT \"v=DKIM1; k=ed25519; p=x\"";
         assert_eq!(lines[3..], [key]);
-    }
-
-    #[test]
-    fn the_policy_id_follows_the_content() {
-        let policy = |mode: &str| {
-            let sts = serde_json::json!({"mode": mode, "maxAge": 86400});
-            let spec = spec(serde_json::json!({"domain": "example.com", "mtaSts": sts}));
-            policy_id(&mta_sts_policy(&spec).unwrap())
-        };
-        assert_eq!(policy("testing"), policy("testing"));
-        assert_ne!(policy("testing"), policy("enforce"));
-        assert!((1..=32).contains(&policy("none").len()));
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! What a reconciliation found, as conditions. Pure.
 
 use domains::types::{
-    Dkim, DkimStatus, DnsMode, KeyStatus, MailDomain, MailDomainStatus, RecordPolicy, RecordState,
-    RecordStatus, Stage,
+    Dkim, DkimStatus, DnsMode, KeyStatus, MailDomain, MailDomainStatus, MtaStsStatus, RecordPolicy,
+    RecordState, RecordStatus, Stage,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::observe::Observation;
+use crate::policy::{Memory, Verdict};
 use crate::record::{Purpose, Record};
 use crate::signed::Security;
 use crate::store::StoredKey;
 use crate::tlsa::PinState;
+use crate::witness::MTA_STS_READY;
 
 /// Why a condition is as it is: a closed list, explained in `docs/maildomain.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,14 @@ pub(crate) enum Reason {
     RecordConflict,
     DNSActionRequired,
     LookupFailed,
+    PolicyServed,
+    PolicyUnreachable,
+    PolicyMismatch,
+    MXNotCovered,
+    MXHeldBack,
+    EnforceHeldBack,
+    CertificateInvalid,
+    Withdrawing,
     Ready,
     Suspended,
     Progressing,
@@ -79,10 +89,20 @@ pub(crate) struct Findings {
     pub(crate) tlsa: Option<PinState>,
     /// The record that proves ownership, where that is asked for.
     pub(crate) proof: Option<(Record, Observation)>,
+    /// The MTA-STS policy; nothing where it was not looked at, or there never was one.
+    pub(crate) policy: Option<PolicyFinding>,
     /// Why it could not be looked.
     pub(crate) lookup_failed: Option<String>,
     /// Why it could not be published.
     pub(crate) publish_failed: Option<(Reason, String)>,
+}
+
+/// What is so about the MTA-STS policy.
+pub(crate) struct PolicyFinding {
+    /// What is remembered of it; nothing once it is withdrawn.
+    pub(crate) memory: Option<Memory>,
+    /// Nothing where it could not be looked.
+    pub(crate) verdict: Option<Verdict>,
 }
 
 impl Findings {
@@ -116,8 +136,39 @@ impl Findings {
             observed_generation: generation,
             conditions: conditions.collect(),
             dkim: self.dkim(domain),
+            mta_sts: self.mta_sts(domain),
             records: self.records.iter().map(|(record, seen)| record_status(record, seen)).collect(),
         }
+    }
+
+    /// What is served goes on being served while nothing else is known.
+    fn mta_sts(&self, domain: &MailDomain) -> Option<MtaStsStatus> {
+        let before = domain.status.as_ref().and_then(|status| status.mta_sts.clone());
+        let Some(finding) = &self.policy else { return before.filter(|_| !self.conflict) };
+        let memory = finding.memory.as_ref()?;
+        let served = memory.served.as_ref()?;
+        Some(MtaStsStatus {
+            policy: served.policy.to_string(),
+            policy_id: served.id.clone(),
+            announced_id: memory.announced.as_ref().map(|announced| announced.id.clone()),
+            remembered_until: memory.remembered_until.map(|time| time.to_string()),
+        })
+    }
+
+    /// Whether senders see the policy as it should be; nothing where there is none.
+    fn mta_sts_ready(&self, domain: &MailDomain) -> Option<Finding> {
+        let Some(verdict) = self.policy.as_ref().and_then(|finding| finding.verdict.as_ref()) else {
+            let known = self.policy.as_ref().is_some_and(|finding| finding.memory.is_some());
+            let text = "it could not be looked at the policy";
+            return (known || domain.spec.mta_sts.is_some()).then(|| Finding {
+                kind: MTA_STS_READY,
+                status: "Unknown",
+                reason: Reason::LookupFailed,
+                message: text.to_owned(),
+            });
+        };
+        let (status, reason, text) = verdict.told();
+        Some(Finding { kind: MTA_STS_READY, status, reason, message: text.to_owned() })
     }
 
     fn dkim(&self, domain: &MailDomain) -> Option<DkimStatus> {
@@ -186,7 +237,7 @@ impl Findings {
             finding("Ready", ready, reason, message),
         ];
         let found = [accepted, claimed].into_iter().chain(proven).chain([dkim, published, verified]);
-        found.chain(self.tlsa_ready(domain)).chain(last).collect()
+        found.chain(self.tlsa_ready(domain)).chain(self.mta_sts_ready(domain)).chain(last).collect()
     }
 
     /// Whether ownership is proven; nothing where that is not asked for.
@@ -352,7 +403,11 @@ impl Findings {
                 finding(KIND, false, Reason::RecordConflict, format!("{what}: {there} stand there; one may"))
             }
             _ if by_hand => {
-                finding(KIND, false, Reason::DNSActionRequired, self.to_publish(domain, record.purpose))
+                let text = match record.values.is_empty() {
+                    true => format!("remove: {what}"),
+                    false => self.to_publish(domain, record.purpose),
+                };
+                finding(KIND, false, Reason::DNSActionRequired, text)
             }
             RecordState::Missing => finding(KIND, false, Reason::Missing, format!("{what} is not there")),
             RecordState::Drifted | RecordState::Verified => {

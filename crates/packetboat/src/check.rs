@@ -113,9 +113,8 @@ impl Report {
         };
         let folder = match &settings.domains {
             DomainSource::Folder(folder) => folder,
-            DomainSource::Kubernetes { namespace } => {
-                let namespace = namespace.as_deref().unwrap_or("all");
-                return self.summarize("domains", format!("by Kubernetes watch, namespace: {namespace}"));
+            DomainSource::Kubernetes(namespaces) => {
+                return self.summarize("domains", format!("by Kubernetes watch, namespaces: {namespaces}"));
             }
         };
         match load_folder(folder, wanted) {
@@ -228,7 +227,23 @@ impl Report {
             }
         }
         self.attempt(settings, "tls.peer", roles::peer_tls(settings));
+        self.policies(settings);
         self.summarize("admin", settings.admin);
+    }
+
+    /// What serves MTA-STS policies.
+    fn policies(&mut self, settings: &Settings) {
+        let Some(listen) = settings.mta_sts.listen else { return };
+        let own = !settings.mta_sts.certificates.is_empty();
+        if own {
+            self.attempt(settings, "mta_sts.certificates", roles::policy_tls(settings));
+        }
+        let how = match (settings.mta_sts.plain, own || settings.tls.certificate.is_some()) {
+            (true, _) => "plain HTTP",
+            (false, true) => "HTTPS",
+            (false, false) => "HTTPS with a self-signed certificate, which senders do not take",
+        };
+        self.summarize("mta_sts.listen", format!("{listen}, {how}"));
     }
 
     fn print(&self) {

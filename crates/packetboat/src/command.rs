@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Delivery(ConfigFile),
     /// Run the operator: DKIM keys, DNS records and status of the MailDomains of a Kubernetes cluster
     Operator(ConfigFile),
+    /// Serve the MTA-STS policies of the MailDomains over HTTPS
+    MtaSts(ConfigFile),
     /// Check the configuration file, the MailDomains, keys and certificates without starting anything
     Check(Check),
     /// Look at the queue of a running process, and work on it

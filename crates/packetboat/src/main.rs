@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Command::Verifier(file) => start::role(settings::Role::Verifier, &file.config),
         Command::Delivery(file) => start::role(settings::Role::Delivery, &file.config),
         Command::Operator(file) => start::role(settings::Role::Operator, &file.config),
+        Command::MtaSts(file) => start::role(settings::Role::MtaSts, &file.config),
         Command::Check(arguments) => check::run(&arguments),
         Command::Queue(arguments) => queue_command::run(&arguments),
         Command::Domain(arguments) => domain_command::run(&arguments),

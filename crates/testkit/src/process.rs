@@ -65,6 +65,8 @@ pub enum Role {
     Delivery,
     /// Keys and DNS records.
     Operator,
+    /// MTA-STS policies.
+    MtaSts,
 }
 
 impl Role {
@@ -75,6 +77,7 @@ impl Role {
             Self::Verifier => "verifier",
             Self::Delivery => "delivery",
             Self::Operator => "operator",
+            Self::MtaSts => "mta-sts",
         }
     }
 }
@@ -119,8 +122,8 @@ pub struct Settings {
     pub delivery: SocketAddr,
     /// A kubeconfig: MailDomains come from that cluster, not from the site's folder.
     pub kubeconfig: Option<PathBuf>,
-    /// The one namespace of that cluster whose MailDomains count; all when absent.
-    pub namespace: Option<String>,
+    /// The namespaces whose MailDomains count there; all when empty.
+    pub namespaces: Vec<String>,
     /// Further top-level YAML lines.
     pub extra: String,
     /// Environment variables of the process.
@@ -143,11 +146,14 @@ impl Settings {
             "hostname: {}\ndata_dir: {}\ndns: {{servers: [\"{}\"]}}\nadmin: {{address: \"{}\"}}\n",
             self.hostname, self.data_dir, self.dns, self.admin
         );
-        yaml.push_str(&match (&self.kubeconfig, &self.namespace) {
-            (Some(_), Some(namespace)) => format!("domains: {{kubernetes: {{namespace: {namespace}}}}}\n"),
-            (Some(_), None) => "domains: {kubernetes: {}}\n".to_owned(),
-            (None, _) => "domains: {folder: domains}\n".to_owned(),
-        });
+        match &self.kubeconfig {
+            Some(_) if !self.namespaces.is_empty() => {
+                let names = self.namespaces.join(", ");
+                let _ = writeln!(yaml, "domains: {{kubernetes: {{namespaces: [{names}]}}}}");
+            }
+            Some(_) => yaml.push_str("domains: {kubernetes: {}}\n"),
+            None => yaml.push_str("domains: {folder: domains}\n"),
+        }
         if matches!(self.role, Role::All | Role::Edge) {
             let _ = write!(
                 yaml,
@@ -179,7 +185,7 @@ impl Settings {
             );
         }
         match self.role {
-            Role::All | Role::Operator => {}
+            Role::All | Role::Operator | Role::MtaSts => {}
             Role::Edge => {
                 let _ = writeln!(yaml, "verifier: {{endpoint: \"http://{}\"}}", self.verifier);
                 let _ = writeln!(yaml, "delivery: {{endpoint: \"http://{}\"}}", self.delivery);
@@ -270,7 +276,7 @@ impl Site {
             verifier: net::free_address()?,
             delivery: net::free_address()?,
             kubeconfig: None,
-            namespace: None,
+            namespaces: Vec::new(),
             extra: String::new(),
             environment: Vec::new(),
             program: None,

@@ -1,7 +1,7 @@
 //! rustls set-up for both ends of SMTP, and certificate reload.
 //!
 //! [`ServerTls`] is what the edge's listeners present; [`ClientTls`] is what delivery uses towards
-//! remote servers. Both speak TLS 1.2 and 1.3 only (RFC 8996, RFC 9325), with the aws-lc-rs provider.
+//! remote servers, and [`TrustedTls`] whoever must know whom it speaks to. All speak TLS 1.2 and 1.3 only (RFC 8996, RFC 9325), with the aws-lc-rs provider.
 //!
 //! What this crate deliberately does not do: it decides nothing about mail. Whether a session must
 //! be encrypted, and what happens when it is not, is for its callers.
@@ -11,7 +11,10 @@ mod error;
 mod files;
 mod self_signed;
 mod server;
+mod trusted;
 
 pub use client::{ClientTls, ClientTlsConfig, Security};
 pub use error::TlsError;
+pub use files::IdentityFiles;
 pub use server::{ServerTls, ServerTlsConfig};
+pub use trusted::TrustedTls;

@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::error::TlsError;
-use crate::files::{Fingerprint, IdentityFiles};
+use crate::files::{Fingerprint, IdentityFiles, server_config};
 use crate::self_signed;
 
 /// What a server presents, and how patient it is.
@@ -56,7 +56,7 @@ pub struct ServerTls {
 }
 
 struct Shared {
-    files: IdentityFiles,
+    files: Vec<IdentityFiles>,
     config: ArcSwap<ServerConfig>,
     handshake_timeout: Duration,
     reload_interval: Duration,
@@ -65,8 +65,12 @@ struct Shared {
 
 /// The state of the files when they were last looked at.
 struct Seen {
-    fingerprint: Fingerprint,
+    fingerprints: Vec<Fingerprint>,
     at: Instant,
+}
+
+fn fingerprints(files: &[IdentityFiles]) -> Vec<Fingerprint> {
+    files.iter().map(IdentityFiles::fingerprint).collect()
 }
 
 impl ServerTls {
@@ -84,16 +88,25 @@ impl ServerTls {
             (None, None) => self_signed::in_folder(data_dir, hostname)?,
             _ => return Err(TlsError::HalfConfigured),
         };
+        Self::of(vec![files], config)
+    }
+
+    /// Loads identities of which a client is shown the one that holds the name it asks for, and the first when
+    /// none does. Blocks on file reads: call it at start.
+    ///
+    /// # Errors
+    /// When a file is missing or holds something else, or a key is not its certificate's.
+    pub fn of(files: Vec<IdentityFiles>, config: &ServerTlsConfig) -> Result<Self, TlsError> {
         // Taken before the files are read: a change meanwhile is then seen as one.
-        let fingerprint = files.fingerprint();
-        let loaded = files.server_config()?;
+        let fingerprints = fingerprints(&files);
+        let loaded = server_config(&files)?;
         Ok(Self {
             shared: Arc::new(Shared {
                 files,
                 config: ArcSwap::new(loaded),
                 handshake_timeout: config.handshake_timeout,
                 reload_interval: config.reload_interval,
-                seen: Mutex::new(Seen { fingerprint, at: Instant::now() }),
+                seen: Mutex::new(Seen { fingerprints, at: Instant::now() }),
             }),
         })
     }
@@ -126,14 +139,16 @@ impl ServerTls {
         }
         seen.at = Instant::now();
         let files = self.shared.files.clone();
-        let before = seen.fingerprint;
+        let before = seen.fingerprints.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let now = files.fingerprint();
-            (now != before).then(|| (now, files.server_config()))
+            let now = fingerprints(&files);
+            (now != before).then(|| (now, server_config(&files)))
         });
-        let Ok(Some((fingerprint, loaded))) = looked.await else { return };
-        seen.fingerprint = fingerprint;
-        let certificate = self.shared.files.certificate.display();
+        let Ok(Some((fingerprints, loaded))) = looked.await else { return };
+        seen.fingerprints = fingerprints;
+        let names: Vec<String> =
+            self.shared.files.iter().map(|files| files.certificate.display().to_string()).collect();
+        let certificate = names.join(", ");
         match loaded {
             Ok(config) => {
                 self.shared.config.store(config);

@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use tls::{ClientTls, ClientTlsConfig, Security, ServerTls, ServerTlsConfig, TlsError};
+use tls::{
+    ClientTls, ClientTlsConfig, IdentityFiles, Security, ServerTls, ServerTlsConfig, TlsError, TrustedTls,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 fn self_signed(folder: &Path, hostname: &str) -> ServerTls {
@@ -71,6 +73,48 @@ async fn changed_files_are_used_without_a_restart_and_bad_ones_are_not() {
 
     replace("self-signed.key");
     assert_ne!(shake(&server, "mx.example.test").await.1, before);
+}
+
+#[tokio::test]
+async fn of_several_certificates_the_one_that_is_asked_for_is_shown_and_each_is_reloaded() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let names = ["a.example.test", "b.example.test", "b.example.test"];
+    for (folder, name) in folders.iter().zip(names) {
+        self_signed(folder.path(), name);
+    }
+    let files = |folder: &tempfile::TempDir| {
+        let folder = folder.path().join("tls");
+        IdentityFiles { certificate: folder.join("self-signed.crt"), key: folder.join("self-signed.key") }
+    };
+    let config = ServerTlsConfig { reload_interval: Duration::ZERO, ..ServerTlsConfig::default() };
+    let server = ServerTls::of(folders[..2].iter().map(files).collect(), &config).unwrap();
+    let shown = async |name| shake(&server, name).await.1;
+    let (a, b) = (shown("a.example.test").await, shown("b.example.test").await);
+    assert_ne!(a, b);
+    assert_eq!(shown("c.example.test").await, a, "to others the first is shown");
+    let (old, new) = (files(&folders[1]), files(&folders[2]));
+    std::fs::copy(&new.key, &old.key).unwrap();
+    std::fs::copy(&new.certificate, &old.certificate).unwrap();
+    assert_ne!(shown("b.example.test").await, b);
+    assert_eq!(shown("a.example.test").await, a);
+}
+
+#[tokio::test]
+async fn a_server_that_must_be_trusted_shows_a_certificate_of_a_known_authority_for_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = self_signed(folder.path(), "mta-sts.example.test");
+    let shake = async |client: &TrustedTls, host: &str| {
+        let (near, far) = duplex(64 * 1024);
+        let (_, connected) = tokio::join!(server.accept(far), client.connect(host, near));
+        connected.map(drop)
+    };
+    let stranger = TrustedTls::load(None).unwrap();
+    assert!(shake(&stranger, "mta-sts.example.test").await.is_err());
+    let friend = TrustedTls::load(Some(&folder.path().join("tls/self-signed.crt"))).unwrap();
+    shake(&friend, "mta-sts.example.test").await.unwrap();
+    assert!(shake(&friend, "other.example.test").await.is_err());
+    let missing = TrustedTls::load(Some(&folder.path().join("none.pem")));
+    assert!(matches!(missing, Err(TlsError::Read { .. })));
 }
 
 #[tokio::test(start_paused = true)]

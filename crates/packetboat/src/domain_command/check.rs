@@ -3,13 +3,14 @@
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
 use dns::{AddressPolicy, MxError, Resolver};
+use mta_sts::Fetcher;
 use serde::Serialize;
 
-use super::{pins, spf};
+use super::{pins, spf, transport};
 use crate::command::Output;
 
 /// Nothing is sent there, so any address may be looked at.
-const ANYWHERE: AddressPolicy = AddressPolicy { allow_loopback: true };
+pub(super) const ANYWHERE: AddressPolicy = AddressPolicy { allow_loopback: true };
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -54,6 +55,7 @@ impl Findings {
 /// Looks at a domain, and tells.
 pub(super) async fn run(
     resolver: &Resolver,
+    fetcher: &Fetcher,
     domain: &str,
     selectors: &[String],
     output: Output,
@@ -69,7 +71,8 @@ pub(super) async fn run(
         signing_key(resolver, &domain, selector, &mut found).await?;
     }
     dmarc(resolver, &domain, &mut found).await?;
-    transport(resolver, &domain, &mut found).await?;
+    transport::policy(resolver, fetcher, &domain, &mut found).await?;
+    transport::reports(resolver, &domain, &mut found).await?;
     pins::check(resolver, &domain, &mut found).await?;
     let wrong = found.0.iter().filter(|one| one.weight == Weight::Wrong).count();
     match output {
@@ -286,55 +289,6 @@ async fn dmarc(resolver: &Resolver, domain: &str, found: &mut Findings) -> Resul
                 fix,
             );
         }
-    }
-    Ok(())
-}
-
-async fn transport(resolver: &Resolver, domain: &str, found: &mut Findings) -> Result<()> {
-    let look = async |name: String, begins: &str| -> Result<Vec<String>> {
-        let texts = resolver.texts(&name).await.with_context(|| format!("looking for {name}"))?;
-        Ok(texts.into_iter().filter(|text| text.starts_with(begins)).collect())
-    };
-    match look(format!("_mta-sts.{domain}"), "v=STSv1").await?.as_slice() {
-        [] => found.advise(
-            "MTA-STS",
-            "there is none: mail to you may be read on its way",
-            "declare mtaSts in a MailDomain, mode testing first",
-        ),
-        [record] if record.contains("id=") => {
-            match resolver.addresses(&format!("mta-sts.{domain}"), ANYWHERE).await {
-                Ok(addresses) if !addresses.is_empty() => found.fine("MTA-STS", record.as_str()),
-                _ => {
-                    let fix = format!(
-                        "serve https://mta-sts.{domain}/.well-known/mta-sts.txt, or remove the record"
-                    );
-                    found.wrong(
-                        "MTA-STS",
-                        format!("mta-sts.{domain} has no address: nobody can read the policy"),
-                        fix,
-                    );
-                }
-            }
-        }
-        [_] => found.wrong(
-            "MTA-STS",
-            "the record has no id=",
-            "add one, and change it with each change of the policy",
-        ),
-        _ => found.wrong("MTA-STS", "there are several records, so none counts", "leave one"),
-    }
-    match look(format!("_smtp._tls.{domain}"), "v=TLSRPTv1").await?.as_slice() {
-        [] => found.advise(
-            "TLS-RPT",
-            "there is none: you will not learn of failed TLS",
-            format!("publish: _smtp._tls.{domain}. IN TXT \"v=TLSRPTv1; rua=mailto:postmaster@{domain}\""),
-        ),
-        [record] if record.contains("rua=") => found.fine("TLS-RPT", record.as_str()),
-        _ => found.wrong(
-            "TLS-RPT",
-            "the record has no rua=, or there are several",
-            "leave one with rua=mailto:…",
-        ),
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod check;
 mod pins;
 mod spf;
+mod transport;
 
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use comfy_table::{Table, presets};
 use dns::{DnsConfig, Resolver};
 use domains::types::{MailDomainSpec, RecordPolicy, RecordState};
 use domains::{SecretsWanted, load_folder, secret_in_folder};
+use mta_sts::Fetcher;
 use operator::keypair::public_key;
 use operator::observe::Observer;
 use operator::record::{PIN, PublishedKey, Purpose, Record, desired, tlsa_name, tlsa_record};
@@ -42,7 +44,12 @@ async fn dispatch(arguments: &Domain) -> Result<()> {
         DomainVerb::Show { domain } => {
             show(&declared(settings.as_ref(), domain).await?, resolver, output).await
         }
-        DomainVerb::Check { domain, selector } => check::run(&resolver, domain, selector, output).await,
+        DomainVerb::Check { domain, selector } => {
+            let config = settings.as_ref().map(|settings| settings.operator.mta_sts.fetch.clone());
+            let fetcher = Fetcher::new(resolver.clone(), config.unwrap_or_default());
+            let fetcher = fetcher.context("no policy can be fetched")?;
+            check::run(&resolver, &fetcher, domain, selector, output).await
+        }
     }
 }
 
@@ -60,11 +67,27 @@ struct Declared {
     keys: Vec<PublishedKey>,
     /// The TLSA records of its hosts.
     pins: Vec<Record>,
+    announced: Announced,
+}
+
+/// Which MTA-STS policy the TXT record tells.
+enum Announced {
+    /// The declared one.
+    Declared,
+    /// The one of this id, as the operator says; none yet, or no more, when absent.
+    Told(Option<String>),
 }
 
 impl Declared {
+    /// The records that should be.
     fn records(&self) -> Vec<Record> {
         let mut records = desired(&self.spec, &self.keys);
+        if let Announced::Told(id) = &self.announced {
+            records.retain(|record| record.purpose != Purpose::MtaSts || id.is_some());
+            let policies = records.iter_mut().filter(|record| record.purpose == Purpose::MtaSts);
+            policies
+                .for_each(|record| record.values = id.iter().map(|id| mta_sts::record::text(id)).collect());
+        }
         records.extend(self.pins.iter().cloned());
         records
     }
@@ -88,19 +111,21 @@ async fn declared(settings: Option<&Settings>, domain: &str) -> Result<Declared>
             };
             let keys = hosted.signing_keys.iter().map(publish).collect::<Result<_>>()?;
             let pins = pins_in_folder(folder, &hosted.resource, &hosted.spec)?;
-            Ok(Declared { spec: hosted.spec.clone(), keys, pins })
+            Ok(Declared { spec: hosted.spec.clone(), keys, pins, announced: Announced::Declared })
         }
-        DomainSource::Kubernetes { namespace } => {
-            let found = operator::find(namespace.as_deref(), domain).await?;
+        DomainSource::Kubernetes(namespaces) => {
+            let found = operator::find(namespaces, domain).await?;
             let found =
                 found.with_context(|| format!("there is no MailDomain for {domain} in the cluster"))?;
             // The keys are the operator's: what they publish is in the status.
-            let records = found.status.map(|status| status.records).unwrap_or_default();
+            let status = found.status.unwrap_or_default();
+            let announced = Announced::Told(status.mta_sts.and_then(|told| told.announced_id));
+            let records = status.records;
             let keys =
                 records.iter().filter(|record| record.purpose == "dkim").filter_map(published).collect();
             let pins = records.iter().filter(|record| record.purpose == Purpose::Tlsa.key());
             let pins = pins.map(|record| pinned(&found.spec, record)).collect();
-            Ok(Declared { spec: found.spec, keys, pins })
+            Ok(Declared { spec: found.spec, keys, pins, announced })
         }
     }
 }

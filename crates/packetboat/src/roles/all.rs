@@ -17,6 +17,10 @@ pub(super) async fn build(settings: &Settings, process: &Process) -> Result<Serv
         .context("the verifier cannot be set up")?;
     let verifier: Arc<dyn proto::Verifier> = Arc::new(verifier);
     let delivery = parts::delivery(settings, &queue, &domains, &verifier)?;
+    let policies = match settings.mta_sts.listen {
+        Some(_) => Some(parts::policy_server(settings, &domains).await?),
+        None => None,
+    };
     let edge = parts::edge(settings, domains, verifier, delivery.clone()).await?;
     let admin = parts::admin(settings, process, Some(queue), Vec::new()).await?;
 
@@ -29,6 +33,12 @@ pub(super) async fn build(settings: &Settings, process: &Process) -> Result<Serv
         delivery.run(stop).await;
         Ok(())
     });
+    if let Some(policies) = policies {
+        services.start("mta-sts", parts::limit(settings.mta_sts.drain), |stop| async move {
+            policies.serve(stop).await;
+            Ok(())
+        });
+    }
     services.start("admin", parts::ADMIN_LIMIT, |stop| async move { Ok(admin.serve(stop).await?) });
     Ok(services)
 }

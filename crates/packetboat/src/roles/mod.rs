@@ -3,6 +3,7 @@
 mod all;
 mod delivery;
 mod edge;
+mod mta_sts;
 mod operator;
 mod parts;
 mod reach;
@@ -13,7 +14,7 @@ use anyhow::Result;
 use crate::services::{Process, Services};
 use crate::settings::{Role, Settings};
 
-pub(crate) use parts::{connect_index, peer_tls};
+pub(crate) use parts::{connect_index, peer_tls, policy_tls};
 
 /// Builds what a role runs, and starts it.
 ///
@@ -26,5 +27,6 @@ pub(crate) async fn build(role: Role, settings: &Settings, process: &Process) ->
         Role::Verifier => verifier::build(settings, process).await,
         Role::Delivery => delivery::build(settings, process).await,
         Role::Operator => operator::build(settings, process).await,
+        Role::MtaSts => mta_sts::build(settings, process).await,
     }
 }

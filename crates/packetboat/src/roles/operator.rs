@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use admin::Check;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use operator::Operator;
 
@@ -27,11 +27,12 @@ impl Check for Kubernetes {
 
 pub(super) async fn build(settings: &Settings, process: &Process) -> Result<Services> {
     let resolver = dns::Resolver::new(settings.dns.clone()).context("the resolver cannot be set up")?;
-    let mut config = settings.operator.clone();
-    if let DomainSource::Kubernetes { namespace: Some(namespace) } = &settings.domains {
-        config.namespace.get_or_insert_with(|| namespace.clone());
-    }
-    let operator = Operator::new(config, resolver).await.context("the operator cannot be set up")?;
+    let namespaces = match &settings.domains {
+        DomainSource::Kubernetes(namespaces) => namespaces.clone(),
+        DomainSource::Folder(_) => bail!("the operator works on a cluster: set domains.kubernetes"),
+    };
+    let operator = Operator::new(settings.operator.clone(), namespaces, resolver).await;
+    let operator = operator.context("the operator cannot be set up")?;
     let operator = Arc::new(operator);
     let checks: Vec<(String, Arc<dyn Check>)> =
         vec![("kubernetes".to_owned(), Arc::new(Kubernetes(Arc::clone(&operator))))];

@@ -8,7 +8,9 @@ use admin::{Admin, Check};
 use anyhow::{Context, Result, ensure};
 use delivery::outbound::Outbound;
 use delivery::{DeliveryService, Deps};
-use domains::{Domains, SecretsWanted, watch_cluster, watch_folder};
+use domains::{Domains, SecretsWanted, ServedPolicy, watch_cluster, watch_folder};
+use mta_sts::{Policies, PolicyServer};
+use operator::record::declared_policy;
 use proto::client::Peers;
 use proto::server::GrpcServer;
 use proto::{Delivery, PeerTls, Verifier};
@@ -43,8 +45,8 @@ pub(super) async fn domains(
     let context = "the MailDomains cannot be used (domains)";
     match &settings.domains {
         DomainSource::Folder(folder) => watch_folder(folder, wanted, shutdown).await.context(context),
-        DomainSource::Kubernetes { namespace } => {
-            watch_cluster(namespace.as_deref(), wanted, shutdown).await.context(context)
+        DomainSource::Kubernetes(namespaces) => {
+            watch_cluster(namespaces, wanted, shutdown).await.context(context)
         }
     }
 }
@@ -136,6 +138,47 @@ pub(super) async fn edge(
         tracing::info!(listener, %address, "listening");
     }
     Ok(edge)
+}
+
+/// What the server of policies shows; nothing where it serves plain HTTP.
+pub(crate) fn policy_tls(settings: &Settings) -> Result<Option<ServerTls>> {
+    let config = &settings.mta_sts;
+    if config.plain {
+        return Ok(None);
+    }
+    let loaded = match config.certificates.as_slice() {
+        [] => ServerTls::load(&settings.tls, &settings.data_dir, &settings.hostname),
+        files => ServerTls::of(files.to_vec(), &settings.tls),
+    };
+    loaded.map(Some).context("TLS of the policies cannot be set up")
+}
+
+/// The server of MTA-STS policies, listening.
+pub(super) async fn policy_server(settings: &Settings, domains: &Domains) -> Result<PolicyServer> {
+    if settings.mta_sts.certificates.is_empty()
+        && settings.tls.certificate.is_none()
+        && !settings.mta_sts.plain
+    {
+        make_data_dir(settings)?;
+        tracing::warn!(
+            "senders take no policy under the self-signed certificate: set mta_sts.certificates, or \
+             mta_sts.plain behind an ingress"
+        );
+    }
+    let tls = policy_tls(settings)?;
+    let domains = domains.clone();
+    let policies: Policies = Arc::new(move |domain| {
+        let index = domains.current();
+        let hosted = index.hosted(domain)?;
+        match &hosted.policy {
+            ServedPolicy::Told(policy) => policy.clone(),
+            ServedPolicy::Declared => declared_policy(&hosted.spec).map(|policy| policy.to_string()),
+        }
+    });
+    let server = PolicyServer::bind(settings.mta_sts.clone(), policies, tls).await;
+    let server = server.context("the server of MTA-STS policies cannot start")?;
+    tracing::info!(setting = "mta_sts.listen", address = %server.address()?, "listening");
+    Ok(server)
 }
 
 /// The certificates between services, where they are set.

@@ -18,6 +18,7 @@ use std::path::{Path as FilePath, PathBuf};
 
 use delivery::outbound::OutboundConfig;
 use dns::DnsConfig;
+use domains::Namespaces;
 use edge::config::{Limits, Listener};
 use serde::Serialize;
 use tls::{ClientTlsConfig, ServerTlsConfig};
@@ -32,7 +33,7 @@ use reader::Reader;
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8025);
 
 /// The sections, in the order in which they are told.
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "hostname",
     "data_dir",
     "domains",
@@ -45,13 +46,14 @@ const SECTIONS: [&str; 14] = [
     "verifier",
     "delivery",
     "operator",
+    "mta_sts",
     "admin",
     "telemetry",
 ];
 
 /// What one process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Role {
     /// Everything in one process.
     All,
@@ -63,12 +65,14 @@ pub(crate) enum Role {
     Delivery,
     /// Keys, DNS records and status of MailDomains in Kubernetes.
     Operator,
+    /// MTA-STS policies over HTTPS.
+    MtaSts,
 }
 
 impl Role {
     /// All of them.
-    pub(crate) const EACH: [Self; 5] =
-        [Self::All, Self::Edge, Self::Verifier, Self::Delivery, Self::Operator];
+    pub(crate) const EACH: [Self; 6] =
+        [Self::All, Self::Edge, Self::Verifier, Self::Delivery, Self::Operator, Self::MtaSts];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -77,6 +81,7 @@ impl Role {
             Self::Verifier => "verifier",
             Self::Delivery => "delivery",
             Self::Operator => "operator",
+            Self::MtaSts => "mta-sts",
         }
     }
 }
@@ -101,11 +106,8 @@ pub(crate) struct Wire {
 pub(crate) enum DomainSource {
     /// YAML files in a folder.
     Folder(PathBuf),
-    /// The Kubernetes API: one namespace, or all.
-    Kubernetes {
-        /// The namespace.
-        namespace: Option<String>,
-    },
+    /// The Kubernetes API.
+    Kubernetes(Namespaces),
 }
 
 /// All settings, checked. Paths are absolute or relative to the working folder.
@@ -134,6 +136,7 @@ pub(crate) struct Settings {
     pub(crate) delivery_wire: Wire,
     pub(crate) delivery: delivery::Config,
     pub(crate) operator: operator::Config,
+    pub(crate) mta_sts: mta_sts::ServerConfig,
     pub(crate) admin: SocketAddr,
     pub(crate) telemetry: telemetry::Config,
 }
@@ -193,20 +196,17 @@ impl Settings {
     /// What a role lacks: keys without which it cannot run.
     pub(crate) fn lacks(&self, role: Role) -> Vec<&'static str> {
         let needs = |wanted: bool, missing: bool, key| (wanted && missing).then_some(key);
-        let (edge, alone) =
-            (matches!(role, Role::All | Role::Edge), !matches!(role, Role::All | Role::Operator));
-        let in_cluster = matches!(self.domains, DomainSource::Kubernetes { .. });
+        let edge = matches!(role, Role::All | Role::Edge);
+        let alone = matches!(role, Role::Edge | Role::Delivery);
+        let in_cluster = matches!(self.domains, DomainSource::Kubernetes(_));
         [
             needs(edge, self.listeners.is_empty(), "listeners"),
             needs(role == Role::Verifier, self.verifier_wire.listen.is_none(), "verifier.listen"),
             needs(role == Role::Delivery, self.delivery_wire.listen.is_none(), "delivery.listen"),
-            needs(
-                alone && role != Role::Verifier,
-                self.verifier_wire.endpoints.is_empty(),
-                "verifier.endpoint",
-            ),
+            needs(alone, self.verifier_wire.endpoints.is_empty(), "verifier.endpoint"),
             needs(role == Role::Edge, self.delivery_wire.endpoints.is_empty(), "delivery.endpoint"),
             needs(role == Role::Operator, !in_cluster, "domains.kubernetes"),
+            needs(role == Role::MtaSts, self.mta_sts.listen.is_none(), "mta_sts.listen"),
         ]
         .into_iter()
         .flatten()
@@ -232,6 +232,7 @@ fn example(key: &str) -> &'static str {
         "verifier.listen" => "verifier: {listen: \"0.0.0.0:9091\"}",
         "delivery.listen" => "delivery: {listen: \"0.0.0.0:9092\"}",
         "domains.kubernetes" => "domains: {kubernetes: {}}",
+        "mta_sts.listen" => "mta_sts: {listen: \"0.0.0.0:8443\"}",
         "verifier.endpoint" => "verifier: {endpoint: \"http://verifier:9091\"}",
         _ => "delivery: {endpoint: \"http://delivery:9092\"}",
     }

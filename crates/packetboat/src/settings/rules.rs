@@ -20,6 +20,10 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
         let text = "certificate and key go together: set both, or neither for a self-signed certificate";
         reader.problem(&Path::of("tls"), text);
     }
+    if settings.mta_sts.plain && !settings.mta_sts.certificates.is_empty() {
+        let text = "plain serves HTTP without TLS, and shows no certificate: keep one of the two";
+        reader.problem(&Path::of("mta_sts.certificates"), text);
+    }
     if settings.queue.backend == Backend::Redis && !settings.queue.redis.is_placed() {
         let text = "the backend redis needs the server's URL, as in redis: {url: \"redis://127.0.0.1:6379\"}";
         reader.problem(&Path::of("queue.redis.url"), text);
@@ -73,6 +77,8 @@ fn addresses(settings: &Settings, reader: &mut Reader) {
     {
         bound.extend(wire.listen.map(|address| (Path::of(key), key.to_owned(), address)));
     }
+    let key = "mta_sts.listen";
+    bound.extend(settings.mta_sts.listen.map(|address| (Path::of(key), key.to_owned(), address)));
     bound.push((Path::of("admin.address"), "admin.address".to_owned(), settings.admin));
     for (at, (path, _, address)) in bound.iter().enumerate() {
         let taken = bound[..at].iter().find(|(_, _, other)| other == address && address.port() != 0);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path as FilePath, PathBuf};
 
+use domains::Namespaces;
 use edge::config::{Kind, Listener};
 use edge::proxy::Network;
 use serde::Deserialize;
@@ -117,6 +118,7 @@ struct DomainsSettings {
 #[serde(default, deny_unknown_fields)]
 struct KubernetesSettings {
     namespace: Option<String>,
+    namespaces: Option<Vec<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -148,6 +150,14 @@ pub(super) fn read(reader: &mut Reader, file: &FilePath) -> Settings {
     let mut outbound: delivery::outbound::OutboundConfig =
         reader.section(&section("outbound", &["retry", "tls"]));
     outbound.hostname.clone_from(&hostname);
+    let mut operator: operator::Config = reader.section(&section("operator", &[]));
+    operator.mta_sts.fetch.authorities = operator.mta_sts.fetch.authorities.map(|path| base.join(path));
+    operator.mta_sts.fetch.ehlo.clone_from(&hostname);
+    let mut mta_sts: mta_sts::ServerConfig = reader.section(&section("mta_sts", &[]));
+    for files in &mut mta_sts.certificates {
+        files.certificate = base.join(&files.certificate);
+        files.key = base.join(&files.key);
+    }
     let mut verifier: verifier::Config = reader.section(&section("verifier", WIRE));
     verifier.authserv_id.clone_from(&hostname);
     if verifier.auth.dns_servers.is_empty() {
@@ -170,7 +180,8 @@ pub(super) fn read(reader: &mut Reader, file: &FilePath) -> Settings {
         verifier,
         delivery_wire: wire(reader, "delivery"),
         delivery: delivery(reader, &hostname, base),
-        operator: reader.section(&section("operator", &[])),
+        operator,
+        mta_sts,
         admin: admin(reader),
         telemetry: telemetry(reader),
         hostname,
@@ -216,7 +227,7 @@ fn domains(reader: &mut Reader, base: &FilePath) -> DomainSource {
             );
         }
         (Some(folder), None) => return DomainSource::Folder(base.join(folder)),
-        (None, Some(settings)) => return DomainSource::Kubernetes { namespace: settings.namespace },
+        (None, Some(settings)) => return DomainSource::Kubernetes(namespaces(reader, settings)),
         (None, None)
             if !reader.has(&Path::of("domains.folder")) && !reader.has(&Path::of("domains.kubernetes")) =>
         {
@@ -227,6 +238,29 @@ fn domains(reader: &mut Reader, base: &FilePath) -> DomainSource {
         (None, None) => {}
     }
     DomainSource::Folder(PathBuf::new())
+}
+
+fn namespaces(reader: &mut Reader, settings: KubernetesSettings) -> Namespaces {
+    let path = Path::of("domains.kubernetes.namespaces");
+    match (settings.namespace, settings.namespaces) {
+        (None, None) => Namespaces::All,
+        (Some(one), None) => Namespaces::These(vec![one]),
+        (Some(_), Some(_)) => {
+            reader.problem(&path, "write namespace for one, or namespaces for several, not both");
+            Namespaces::All
+        }
+        (None, Some(mut names)) => {
+            if names.is_empty() {
+                reader.problem(
+                    &path,
+                    "name at least one namespace, or leave the key out for all of the cluster",
+                );
+            }
+            names.sort();
+            names.dedup();
+            Namespaces::These(names)
+        }
+    }
 }
 
 fn listeners(reader: &mut Reader) -> Vec<Listener> {

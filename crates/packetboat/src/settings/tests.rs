@@ -194,7 +194,18 @@ fn mail_domains_come_from_one_place() {
     let found = problems("hostname: a.test\n", &[]);
     assert!(found[0].contains("domains: {kubernetes: {}} in a cluster"), "{found:?}");
     let found = problems("hostname: a.test\ndomains: {kubernetes: {namespaces: []}}\n", &[]);
-    assert!(found[0].contains("namespaces"), "{found:?}");
+    assert!(found[0].contains("name at least one namespace"), "{found:?}");
+    let found = problems("hostname: a.test\ndomains: {kubernetes: {namespaces: [a], namespace: b}}\n", &[]);
+    assert!(found[0].contains("not both"), "{found:?}");
+    let source = |text: &str| {
+        load(&format!("hostname: a.test\ndomains: {{kubernetes: {text}}}\n"), &[]).unwrap().domains
+    };
+    let these = |names: &[&str]| {
+        DomainSource::Kubernetes(Namespaces::These(names.iter().map(|&name| name.to_owned()).collect()))
+    };
+    assert_eq!(source("{}"), DomainSource::Kubernetes(Namespaces::All));
+    assert_eq!(source("{namespace: mail}"), these(&["mail"]));
+    assert_eq!(source("{namespaces: [b, a, b]}"), these(&["a", "b"]));
 }
 
 #[test]
