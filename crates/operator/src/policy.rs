@@ -38,6 +38,12 @@ pub(crate) struct Version {
     pub(crate) id: String,
 }
 
+impl Version {
+    fn is_enforced(&self) -> bool {
+        self.policy.mode == Mode::Enforce
+    }
+}
+
 /// What is remembered of a domain's policy, in an object of its own: an erased status changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -64,8 +70,8 @@ pub(crate) struct Memory {
     pub(crate) watched_since: Option<Timestamp>,
     /// Hosts that are declared no more, and still in the policy.
     pub(crate) former: BTreeMap<String, Lingering>,
-    /// Hosts that MX names and nobody declared.
-    pub(crate) strays: BTreeMap<String, Lingering>,
+    /// Hosts that MX names, or resolvers may still find there.
+    pub(crate) named: BTreeMap<String, Lingering>,
     /// The TXT record is to go, and then all of this.
     pub(crate) withdrawn: bool,
 }
@@ -169,7 +175,12 @@ pub(crate) fn plan(memory: Option<&Memory>, wanted: &Wanted<'_>, sight: &Sight) 
     memory.serve(target, sight.now);
     memory.withdrawn &= wanted.policy.is_none();
     let announced_now = memory.witness(wanted, sight);
-    let in_force = !announced_now && memory.is_in_force(wanted, sight);
+    // What was seen of the record is of the one before.
+    let mut sight = sight.clone();
+    if announced_now {
+        sight.record = Seen::No;
+    }
+    let in_force = memory.is_in_force(wanted, &sight);
     if in_force {
         memory.earlier.clear();
     }
@@ -179,10 +190,11 @@ pub(crate) fn plan(memory: Option<&Memory>, wanted: &Wanted<'_>, sight: &Sight) 
             return Some(Plan { memory: None, mx_free: true, verdict, again: None });
         }
         (memory.withdrawn, memory.announced, memory.shown_since) = (true, None, None);
+        sight.record = Seen::No;
     }
-    let mx_held = memory.mx_held(wanted, sight);
-    let verdict = memory.verdict(wanted, sight, in_force, obstacle, mx_held.as_deref());
-    let again = memory.again(wanted, sight, in_force);
+    let mx_held = memory.mx_held(wanted, &sight);
+    let verdict = memory.verdict(wanted, &sight, in_force, obstacle, mx_held.as_deref());
+    let again = memory.again(wanted, &sight, in_force);
     Some(Plan { memory: Some(memory), mx_free: mx_held.is_none(), verdict, again })
 }
 
@@ -230,7 +242,7 @@ impl Memory {
     fn step_back_to(&mut self, now: Timestamp) {
         let seen = [&mut self.seen_since, &mut self.shown_since];
         let own = [&mut self.served_since, &mut self.watched_since].into_iter().chain(seen);
-        let hosts = self.former.values_mut().chain(self.strays.values_mut());
+        let hosts = self.former.values_mut().chain(self.named.values_mut());
         for since in own.chain(hosts.map(|lingering| &mut lingering.unnamed_since)) {
             *since = since.map(|since| since.min(now));
         }
@@ -247,26 +259,30 @@ impl Memory {
             self.former.entry(host.clone()).or_insert(Lingering::new(ttl));
         }
         self.former.retain(|host, _| !is_declared(host));
-        for (host, ttl) in sight.exchangers.named.iter().filter(|(host, _)| !is_declared(host)) {
-            if !self.former.contains_key(host) {
-                self.strays.entry(host.clone()).or_insert(Lingering::new(*ttl));
-            }
+        for (host, ttl) in &sight.exchangers.named {
+            self.named.entry(host.clone()).or_insert(Lingering::new(*ttl));
         }
-        self.strays.retain(|host, _| !is_declared(host));
         follow(&mut self.former, sight);
-        follow(&mut self.strays, sight);
+        follow(&mut self.named, sight);
+    }
+
+    /// Hosts that senders may find in MX, and that nobody declares or declared.
+    fn strays(&self, wanted: &Wanted<'_>) -> impl Iterator<Item = (&String, &Lingering)> {
+        let hosts = wanted.hosts;
+        let is_stray = move |host: &String| !hosts.contains(host) && !self.former.contains_key(host);
+        self.named.iter().filter(move |(host, _)| is_stray(host))
     }
 
     /// Until when senders may keep to an enforced policy, if it goes now.
     pub(crate) fn binds_until(&self, now: Timestamp) -> Option<Timestamp> {
-        let served = self.served.iter().filter(|served| served.policy.mode == Mode::Enforce);
+        let served = self.served.iter().filter(|served| served.is_enforced());
         let ages = served.map(|served| served.policy.max_age).chain(self.lagging);
         let ends = ages.map(|age| after(now, age)).chain(self.remembered_until);
         ends.max().filter(|end| *end > now)
     }
 
     fn enforces(&self) -> bool {
-        self.served.iter().chain(&self.announced).any(|version| version.policy.mode == Mode::Enforce)
+        self.served.iter().chain(&self.announced).any(Version::is_enforced)
     }
 
     /// The policy to serve, and what keeps it from being enforced.
@@ -277,7 +293,10 @@ impl Memory {
             return (Policy::new(Mode::None, [], age), None);
         };
         let obstacle = match declared.mode {
-            Mode::Enforce if !self.enforces() => self.obstacle(wanted, sight),
+            // Only the hosts of what is served were followed all the time.
+            Mode::Enforce if !self.served.as_ref().is_some_and(Version::is_enforced) => {
+                self.obstacle(wanted, sight)
+            }
             _ => None,
         };
         let mode = if obstacle.is_some() { Mode::Testing } else { declared.mode };
@@ -293,7 +312,7 @@ impl Memory {
         if sight.exchangers.named.is_empty() {
             return Some("MX names no host".to_owned());
         }
-        if let Some((host, lingering)) = self.strays.iter().next() {
+        if let Some((host, lingering)) = self.strays(wanted).next() {
             return Some(match lingering.ends() {
                 None => {
                     format!("MX names {host}, which spec.mx does not: add it there, or remove it from MX")
@@ -320,7 +339,7 @@ impl Memory {
         self.serial = u64::try_from(now.as_second()).unwrap_or_default().max(self.serial + 1);
         let id = format!("{:.16}{:x}", target.id(), self.serial);
         if let Some(old) = self.served.replace(Version { policy: target, id }) {
-            if old.policy.mode == Mode::Enforce {
+            if old.is_enforced() {
                 self.lagging = self.lagging.max(Some(old.policy.max_age));
             }
             // Whoever held none yet has fetched it under the id that was announced.
@@ -440,7 +459,7 @@ impl Memory {
         if sight.record == Seen::No {
             return Verdict::Waiting("the TXT record is not at every name server".to_owned());
         }
-        if let Some(host) = self.strays.iter().find(|(_, one)| one.ends().is_none()).map(|(host, _)| host)
+        if let Some(host) = self.strays(wanted).find(|(_, one)| one.ends().is_none()).map(|(host, _)| host)
             && self.enforces()
         {
             return Verdict::NotCovered(format!(
@@ -491,9 +510,10 @@ impl Memory {
         let unshown = sight.record != Seen::Yes && (self.announced.is_some() || self.withdrawn);
         let shown = self.shown_since.filter(|_| !in_force).map(|since| after(since, wanted.ttl));
         let settled = self.settles(wanted).filter(|_| self.announced != self.served && !self.withdrawn);
-        let hosts = self.former.values().chain(self.strays.values());
-        let named = hosts.clone().any(|lingering| lingering.unnamed_since.is_none());
-        let ends = hosts.filter_map(Lingering::ends);
+        let hosts = self.former.values().chain(self.strays(wanted).map(|(_, lingering)| lingering));
+        let hosts: Vec<&Lingering> = hosts.collect();
+        let named = hosts.iter().any(|lingering| lingering.unnamed_since.is_none());
+        let ends = hosts.iter().filter_map(|lingering| lingering.ends());
         let farewell = self.remembered_until.filter(|_| wanted.policy.is_none());
         let watched = self.watched(wanted, sight).filter(|_| !self.enforces());
         let dues = ends.chain([shown, settled, farewell, watched].into_iter().flatten());

@@ -97,7 +97,7 @@ fn nothing_is_enforced_while_something_speaks_against_it() {
     let wanted = wanted(Some(&declared), &hosts);
     let held = |plan: Plan| {
         let memory = plan.memory.unwrap();
-        (memory.served.unwrap().policy.mode == Mode::Testing).then_some(memory.strays)
+        (memory.served.unwrap().policy.mode == Mode::Testing).then_some(memory.named)
     };
     // Of what MX named before it was looked at nothing is known.
     assert!(held(live(None, &wanted, &["a"], 0, 3).unwrap()).is_some());
