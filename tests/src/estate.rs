@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use testkit::bind::{Bind, KEY_NAME, SECRET};
 use testkit::dns::DnsServer;
@@ -24,6 +24,8 @@ pub const DOMAIN: &str = "example.test";
 const THEIRS: &str = "@ IN TXT \"google-site-verification=theirs\"";
 /// How long a step of a key's life may take beyond its settings, on a slow machine.
 pub const STEP: Duration = Duration::from_secs(60);
+/// The secondary follows the primary within this.
+const AGREED: Duration = Duration::from_secs(10);
 
 /// All that an operator works with.
 pub struct Estate {
@@ -176,17 +178,21 @@ impl Estate {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    /// What both name servers say, one after the other; they must agree.
+    /// What both name servers say, once they agree: the secondary is told of a change a moment later.
     pub async fn record(&self, kind: &str, name: &str) -> Result<String> {
-        // The order of records in a set means nothing.
-        let sorted = |text: String| {
-            let mut lines: Vec<&str> = text.lines().collect();
-            lines.sort_unstable();
-            lines.iter().map(|line| format!("{line}\n")).collect::<String>()
-        };
-        let primary = sorted(self.bind.answer(self.bind.primary(), kind, name).await?);
-        let secondary = sorted(self.bind.answer(self.bind.secondary(), kind, name).await?);
-        ensure!(primary == secondary, "{name}: {primary:?} at one, {secondary:?} at the other");
-        Ok(primary)
+        wait::until(&format!("both name servers to say the same of {kind} {name}"), AGREED, async || {
+            let primary = self.bind.answer(self.bind.primary(), kind, name).await.ok()?;
+            let secondary = self.bind.answer(self.bind.secondary(), kind, name).await.ok()?;
+            let primary = sorted(&primary);
+            (primary == sorted(&secondary)).then_some(primary)
+        })
+        .await
     }
+}
+
+/// The order of records in a set means nothing.
+fn sorted(records: &str) -> String {
+    let mut lines: Vec<&str> = records.lines().collect();
+    lines.sort_unstable();
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
