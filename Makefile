@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help demo run tools lint test bench chaos sim fuzz crds chart image image-twice cluster-test
+.PHONY: help demo run tools lint test bench bench-tracing chaos sim fuzz crds chart image image-twice cluster-test
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,11 +14,12 @@ run: ## Start everything in one process with the sample configuration
 tools: ## Install what the tests need (Debian 12)
 	@scripts/install-tools
 
-lint: ## Check the format, run clippy, check that ring stays out and that the chart's README is true
+lint: ## Check the format, run clippy, check what the build is made of, and that the chart's README is true
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@if $(CARGO) tree --workspace -i ring 2>/dev/null | grep -q '^ring '; then echo 'ring is in the build graph' >&2; exit 1; fi
 	scripts/chart-readme.py --check
+	@scripts/cargo-deny
 
 demo: tools ## Send real mail in and out of one process and tell what happened
 	@echo 'Building packetboat …' && $(CARGO) build --package packetboat --package packetboat-tests --bins
@@ -32,6 +33,11 @@ bench: tools ## Measure Packetboat and Postfix under the same load (MESSAGES=500
 	$(CARGO) build --release --package packetboat
 	PACKETBOAT_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/packetboat" \
 	$(CARGO) run --quiet --package packetboat-tests --bin bench
+
+bench-tracing: tools ## Measure what it costs to trace every message (MESSAGES=5000 PAIRS=5)
+	$(CARGO) build --release --package packetboat
+	PACKETBOAT_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/packetboat" \
+	$(CARGO) run --quiet --package packetboat-tests --bin bench_tracing
 
 chaos: tools ## Break things under load and balance the books: one line a fault
 	$(CARGO) build --package packetboat

@@ -9,4 +9,6 @@ pub mod cluster;
 pub mod estate;
 pub mod load;
 pub mod outside;
+pub mod source;
+pub mod steady;
 pub mod world;

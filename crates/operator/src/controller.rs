@@ -24,6 +24,7 @@ use crate::endpoints;
 use crate::error::Error;
 use crate::observe::Observer;
 use crate::password;
+use crate::peer;
 use crate::reconcile::{Context, age, told};
 use crate::store::MANAGER;
 use crate::tlsa;
@@ -56,6 +57,8 @@ pub struct Config {
     /// The Secret with the password of the Redis that belongs to this installation, in `lease_namespace`: made with a
     /// random one when it is not there. None when absent.
     pub redis_password_secret: Option<String>,
+    /// Certificates between the services.
+    pub peer_certificates: peer::Config,
 }
 
 impl Default for Config {
@@ -68,6 +71,7 @@ impl Default for Config {
             concurrency: 16,
             require_ownership: false,
             redis_password_secret: None,
+            peer_certificates: peer::Config::default(),
         }
     }
 }
@@ -124,7 +128,7 @@ impl Operator {
                 term.cancel();
             };
             tokio::select! {
-                ((), ()) = async { tokio::join!(self.reconcile_all(term.clone()), self.keep_password(term.clone())) } => {}
+                () = self.lead(term.clone()) => {}
                 () = ends => tracing::warn!("the lease is lost, another operator may lead"),
             }
             metrics::gauge!("packetboat_operator_leads").set(0.0);
@@ -138,6 +142,23 @@ impl Operator {
     async fn keep_password(&self, term: CancellationToken) {
         if let Some(secret) = &self.config.redis_password_secret {
             password::keep(&self.client, &self.config.lease_namespace, secret, term).await;
+        }
+    }
+
+    /// What only the operator that holds the lease does.
+    async fn lead(&self, term: CancellationToken) {
+        tokio::join!(
+            self.reconcile_all(term.clone()),
+            self.keep_password(term.clone()),
+            self.keep_certificates(term)
+        );
+    }
+
+    async fn keep_certificates(&self, term: CancellationToken) {
+        let config = &self.config.peer_certificates;
+        if config.enabled {
+            let namespace = config.namespace.as_ref().unwrap_or(&self.config.lease_namespace);
+            peer::keep(&self.client, config, namespace, term).await;
         }
     }
 

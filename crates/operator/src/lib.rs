@@ -3,7 +3,8 @@
 //!
 //! A reconciliation observes (`observe.rs`, `store.rs`), plans (`keys.rs`, `record.rs`; both pure) and applies
 //! (`store.rs`, and `publisher.rs` by `update.rs`, `endpoints.rs`, `cloudflare.rs` or `route53.rs`).
-//! `reconcile.rs` is one domain from top to bottom, `controller.rs` runs it for all.
+//! `reconcile.rs` is one domain from top to bottom, `controller.rs` runs it for all. `peer` makes the certificates
+//! between the services, where that is asked for.
 
 pub mod cloudflare;
 mod contests;
@@ -15,6 +16,7 @@ pub mod keypair;
 pub mod keys;
 pub mod observe;
 mod password;
+pub mod peer;
 mod placement;
 mod publisher;
 mod reconcile;

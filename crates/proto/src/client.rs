@@ -1,28 +1,34 @@
 //! Carries the services over gRPC: the dialling end.
 //!
 //! An endpoint's host name may stand for many pods (a headless Service). Its addresses are looked up
-//! again and again; calls go round over those that answer, and one that fails rests for a moment.
+//! again and again; calls go round over those that answer, and one that fails rests for a moment. A call whose
+//! connection breaks before anything of it was sent is begun again at the next.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hyper_util::rt::TokioIo;
+use tls::{PeerRole, PeerTls};
 use tokio::net::lookup_host;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status};
+use tower::service_fn;
 
 use crate::generated::{delivery_client, verifier_client};
+use crate::link::Link;
+use crate::unsent::{Sending, Unsent};
 use crate::{
-    AcceptRequest, AcceptResponse, CHUNK_SIZE, Delivery, ErrorCode, Frames, PeerTls, ProbeRequest,
-    ProbeResponse, ServiceError, SignRequest, SignResponse, TransportError, Verifier, VerifyRequest,
-    VerifyResponse, accept_request, sign_request, trace, verify_request,
+    AcceptRequest, AcceptResponse, CHUNK_SIZE, Delivery, ErrorCode, Frames, ProbeRequest, ProbeResponse,
+    ServiceError, SignRequest, SignResponse, TransportError, Verifier, VerifyRequest, VerifyResponse,
+    accept_request, sign_request, trace, verify_request,
 };
 
 /// How often the endpoints' names are looked up again.
@@ -31,6 +37,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long an address that failed is passed over, while others are left.
 const REST: Duration = Duration::from_secs(1);
+/// How often a call is begun whose connection breaks before anything of it was sent.
+const TRIES: u32 = 3;
 const STREAM_WINDOW: u32 = 4 * CHUNK_SIZE as u32;
 const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 
@@ -45,7 +53,8 @@ struct Member {
 #[derive(Clone)]
 pub struct Peers {
     endpoints: Arc<[Uri]>,
-    tls: Option<ClientTlsConfig>,
+    service: PeerRole,
+    tls: Option<PeerTls>,
     members: Arc<Mutex<Vec<Member>>>,
     turn: Arc<AtomicUsize>,
 }
@@ -53,29 +62,24 @@ pub struct Peers {
 impl Peers {
     /// Looks the endpoints (`http://host:port`, `https://` with `tls`) up and keeps them fresh until
     /// `shutdown`. Nothing is dialled before the first call; a name that does not resolve yet is no error.
+    /// With `tls`, what is dialled has to prove that it is `service`.
     ///
     /// # Errors
-    /// When an endpoint is not a URL with host and port, or the certificates are unusable.
+    /// When an endpoint is not a URL with host and port.
     pub async fn watch(
         endpoints: &[String],
-        tls: Option<&PeerTls>,
+        service: PeerRole,
+        tls: Option<PeerTls>,
         shutdown: CancellationToken,
     ) -> Result<Self, TransportError> {
         let endpoints =
             endpoints.iter().map(|text| parse_endpoint(text)).collect::<Result<Arc<[Uri]>, _>>()?;
-        let tls = tls.map(|tls| {
-            ClientTlsConfig::new()
-                .identity(Identity::from_pem(&tls.certificate, &tls.key))
-                .ca_certificate(Certificate::from_pem(&tls.authority))
-        });
-        let peers = Self { endpoints, tls, members: Arc::default(), turn: Arc::default() };
-        peers.look_up().await?;
+        let peers = Self { endpoints, service, tls, members: Arc::default(), turn: Arc::default() };
+        peers.look_up().await;
         let watcher = peers.clone();
         tokio::spawn(async move {
             while shutdown.run_until_cancelled(tokio::time::sleep(LOOK_UP_EVERY)).await.is_some() {
-                if let Err(error) = watcher.look_up().await {
-                    tracing::warn!(%error, "service endpoints cannot be used");
-                }
+                watcher.look_up().await;
             }
         });
         Ok(peers)
@@ -83,46 +87,43 @@ impl Peers {
 
     /// Brings the members in line with what the names stand for now. A failed look-up changes
     /// nothing: what answered a moment ago is better than nothing.
-    async fn look_up(&self) -> Result<(), TransportError> {
+    async fn look_up(&self) {
         let mut found = Vec::new();
         for endpoint in self.endpoints.iter() {
             let (host, port) = (endpoint.host().unwrap_or_default(), endpoint.port_u16().unwrap_or_default());
             match lookup_host((host.trim_matches(['[', ']']), port)).await {
-                Ok(addresses) => found.extend(addresses.map(|address| (address, endpoint))),
+                Ok(addresses) => found.extend(addresses),
                 Err(error) => {
                     tracing::warn!(%endpoint, %error, "service endpoint does not resolve");
-                    return Ok(());
+                    return;
                 }
             }
         }
-        let wanted: HashSet<SocketAddr> = found.iter().map(|(address, _)| *address).collect();
+        let wanted: HashSet<SocketAddr> = found.iter().copied().collect();
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         members.retain(|member| wanted.contains(&member.address));
-        for (address, endpoint) in found {
+        for address in found {
             if members.iter().all(|member| member.address != address) {
-                let channel = self.dial(address, endpoint)?;
-                members.push(Member { address, channel, resting_until: None });
+                members.push(Member { address, channel: self.dial(address), resting_until: None });
             }
         }
-        Ok(())
     }
 
-    fn dial(&self, address: SocketAddr, endpoint: &Uri) -> Result<Channel, TransportError> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let url = format!("{scheme}://{address}");
-        let mut dialled = Endpoint::from_shared(url)
-            .map_err(TransportError::Tls)?
+    /// A channel that connects when it is first used, and again when its connection has ended.
+    fn dial(&self, address: SocketAddr) -> Channel {
+        let (service, tls) = (self.service, self.tls.clone());
+        let connector = service_fn(move |_| {
+            let tls = tls.clone();
+            async move { Link::dial(address, service, tls.as_ref()).await.map(TokioIo::new) }
+        });
+        // The connector knows where to, and whether by TLS; this names the service in requests.
+        Endpoint::from_static("http://packetboat")
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW);
-        if let Some(tls) = &self.tls {
-            let tls = tls.clone().domain_name(endpoint.host().unwrap_or_default());
-            dialled = dialled.tls_config(tls).map_err(TransportError::Tls)?;
-        }
-        Ok(dialled.connect_lazy())
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .connect_with_connector_lazy(connector)
     }
 
     /// The next member in turn; one that rests only when all do.
@@ -139,23 +140,54 @@ impl Peers {
         })
     }
 
-    fn note(&self, address: SocketAddr, status: &Status) {
-        if matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled) {
-            let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(member) = members.iter_mut().find(|member| member.address == address) {
-                member.resting_until = Some(Instant::now() + REST);
+    /// Lets a peer that failed rest.
+    fn rest(&self, address: SocketAddr) {
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(member) = members.iter_mut().find(|member| member.address == address) {
+            member.resting_until = Some(Instant::now() + REST);
+        }
+    }
+
+    /// Makes a call with frames; again, at the next member, when the connection broke before any of them left.
+    async fn stream<F, T, C>(
+        &self,
+        frames: Frames<F>,
+        call: impl Fn(Channel, Sending<F>) -> C + Send + Sync,
+    ) -> Result<T, ServiceError>
+    where
+        F: Send,
+        T: Send,
+        C: Future<Output = Result<Response<T>, Status>> + Send,
+    {
+        let unsent = Unsent::new(frames);
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            let member = self.pick()?;
+            let answer = call(member.channel, unsent.send()).await;
+            let again = answer.as_ref().is_err_and(is_broken) && unsent.is_whole();
+            if tries == 0 || !again {
+                return self.judge(member.address, answer);
             }
+            self.rest(member.address);
         }
     }
 
     /// Turns an answer into a result, and lets a peer that failed rest.
     fn judge<T>(&self, address: SocketAddr, answer: Result<Response<T>, Status>) -> Result<T, ServiceError> {
         answer.map(Response::into_inner).map_err(|status| {
-            self.note(address, &status);
+            if is_broken(&status) {
+                self.rest(address);
+            }
             let error = ServiceError::from(status);
             ServiceError::new(error.code, format!("{address}: {error}"))
         })
     }
+}
+
+/// Whether a status is about the connection or the peer, not about the call.
+fn is_broken(status: &Status) -> bool {
+    matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled)
 }
 
 fn parse_endpoint(text: &str) -> Result<Uri, TransportError> {
@@ -179,17 +211,21 @@ pub struct VerifierClient(pub Peers);
 #[async_trait]
 impl Verifier for VerifierClient {
     async fn verify(&self, frames: Frames<verify_request::Frame>) -> Result<VerifyResponse, ServiceError> {
-        let member = self.0.pick()?;
-        let stream = ReceiverStream::new(frames).map(|frame| VerifyRequest { frame: Some(frame) });
-        let answer = verifier_client::VerifierClient::new(member.channel).verify(traced(stream)).await;
-        self.0.judge(member.address, answer)
+        self.0
+            .stream(frames, |channel, frames| async move {
+                let stream = frames.map(|frame| VerifyRequest { frame: Some(frame) });
+                verifier_client::VerifierClient::new(channel).verify(traced(stream)).await
+            })
+            .await
     }
 
     async fn sign(&self, frames: Frames<sign_request::Frame>) -> Result<SignResponse, ServiceError> {
-        let member = self.0.pick()?;
-        let stream = ReceiverStream::new(frames).map(|frame| SignRequest { frame: Some(frame) });
-        let answer = verifier_client::VerifierClient::new(member.channel).sign(traced(stream)).await;
-        self.0.judge(member.address, answer)
+        self.0
+            .stream(frames, |channel, frames| async move {
+                let stream = frames.map(|frame| SignRequest { frame: Some(frame) });
+                verifier_client::VerifierClient::new(channel).sign(traced(stream)).await
+            })
+            .await
     }
 }
 
@@ -199,15 +235,26 @@ pub struct DeliveryClient(pub Peers);
 #[async_trait]
 impl Delivery for DeliveryClient {
     async fn accept(&self, frames: Frames<accept_request::Frame>) -> Result<AcceptResponse, ServiceError> {
-        let member = self.0.pick()?;
-        let stream = ReceiverStream::new(frames).map(|frame| AcceptRequest { frame: Some(frame) });
-        let answer = delivery_client::DeliveryClient::new(member.channel).accept(traced(stream)).await;
-        self.0.judge(member.address, answer)
+        self.0
+            .stream(frames, |channel, frames| async move {
+                let stream = frames.map(|frame| AcceptRequest { frame: Some(frame) });
+                delivery_client::DeliveryClient::new(channel).accept(traced(stream)).await
+            })
+            .await
     }
 
     async fn probe(&self, request: ProbeRequest) -> Result<ProbeResponse, ServiceError> {
-        let member = self.0.pick()?;
-        let answer = delivery_client::DeliveryClient::new(member.channel).probe(traced(request)).await;
-        self.0.judge(member.address, answer)
+        // A question changes nothing: it can be asked again.
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            let member = self.0.pick()?;
+            let question = traced(request.clone());
+            let answer = delivery_client::DeliveryClient::new(member.channel).probe(question).await;
+            if tries == 0 || !answer.as_ref().is_err_and(is_broken) {
+                return self.0.judge(member.address, answer);
+            }
+            self.0.rest(member.address);
+        }
     }
 }

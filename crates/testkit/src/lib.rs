@@ -7,6 +7,7 @@
 //! All of it binds to loopback only, on ports the system chooses, so tests run side by side. A value
 //! that stands for a process ends that process when it is dropped.
 
+pub mod authority;
 pub mod bind;
 pub mod certificate;
 pub mod child;
@@ -26,6 +27,7 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod redis_groups;
+pub mod rotel;
 pub mod route53;
 pub mod smtp;
 pub mod volatile_disk;

@@ -1,87 +1,93 @@
-//! Reads a certificate chain and its key, and tells when the files have changed.
+//! Reads certificates and keys from PEM files.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use rustls::ServerConfig;
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::error::TlsError;
 
 /// Largest certificate or key file read, in octets.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// The two files of a server's identity.
+/// A file, and the setting that names it.
+#[derive(Debug, Clone)]
+pub(crate) struct PemFile {
+    pub(crate) setting: &'static str,
+    pub(crate) path: PathBuf,
+}
+
+/// The two files of an identity.
 #[derive(Debug, Clone)]
 pub(crate) struct IdentityFiles {
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
+    pub(crate) certificate: PemFile,
+    pub(crate) key: PemFile,
 }
 
-/// Device, inode, length and modification time (seconds and nanoseconds) of the two files, through
-/// symbolic links: it changes both when a file is rewritten and when a mounted Secret is swapped.
-pub(crate) type Fingerprint = [Option<(u64, u64, u64, i64, i64)>; 2];
+impl PemFile {
+    pub(crate) fn new(setting: &'static str, path: &Path) -> Self {
+        Self { setting, path: path.to_owned() }
+    }
+
+    fn read(&self) -> Result<Vec<u8>, TlsError> {
+        let failed = |source| TlsError::Read { setting: self.setting, path: self.path.clone(), source };
+        let length = std::fs::metadata(&self.path).map_err(failed)?.len();
+        if length > MAX_FILE {
+            return Err(self.unusable("PEM", format!("it is {length} octets long, more than {MAX_FILE}")));
+        }
+        std::fs::read(&self.path).map_err(failed)
+    }
+
+    fn unusable(&self, wanted: &'static str, reason: impl ToString) -> TlsError {
+        let reason = reason.to_string();
+        TlsError::Content { setting: self.setting, path: self.path.clone(), wanted, reason }
+    }
+
+    /// All certificates of the file; one at least.
+    pub(crate) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let pem = self.read()?;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.unusable("certificate", error))?;
+        if chain.is_empty() {
+            return Err(self.unusable("certificate", "no BEGIN CERTIFICATE line"));
+        }
+        Ok(chain)
+    }
+
+    /// The certificates of the file as authorities.
+    pub(crate) fn authorities(&self) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.certificates()? {
+            roots.add(certificate).map_err(|error| self.unusable("authority", error))?;
+        }
+        Ok(roots)
+    }
+
+    pub(crate) fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
+        PrivateKeyDer::from_pem_slice(&self.read()?).map_err(|error| self.unusable("private key", error))
+    }
+}
 
 impl IdentityFiles {
-    pub(crate) fn fingerprint(&self) -> Fingerprint {
-        let of = |path: &Path| {
-            let meta = std::fs::metadata(path).ok()?;
-            Some((meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
-        };
-        [of(&self.certificate), of(&self.key)]
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        vec![self.certificate.path.clone(), self.key.path.clone()]
     }
 
-    /// Builds the rustls configuration of a server that presents this identity.
-    pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        let chain = read_chain(&self.certificate)?;
-        let key = read_key(&self.key)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(|source| TlsError::Mismatch {
-                certificate: self.certificate.clone(),
-                key: self.key.clone(),
-                source,
-            })?;
-        Ok(Arc::new(config))
+    /// What rustls says when the two do not belong together.
+    pub(crate) fn mismatch(&self) -> impl Fn(rustls::Error) -> TlsError {
+        let (certificate, key) = (self.certificate.path.clone(), self.key.path.clone());
+        move |source| TlsError::Mismatch { certificate: certificate.clone(), key: key.clone(), source }
     }
 }
 
-fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    let failed = |source| TlsError::Read { setting, path: path.to_owned(), source };
-    let length = std::fs::metadata(path).map_err(failed)?.len();
-    if length > MAX_FILE {
-        let reason = format!("it is {length} octets long, more than {MAX_FILE}");
-        return Err(TlsError::Content { setting, path: path.to_owned(), wanted: "PEM", reason });
+/// Tells when a certificate that is presented runs out; `of` says to whom it is presented.
+pub(crate) fn tell_expiry(of: &'static str, chain: &[CertificateDer<'_>]) {
+    let parsed = chain.first().and_then(|certificate| X509Certificate::from_der(certificate).ok());
+    if let Some((_, certificate)) = parsed {
+        let expires = certificate.validity().not_after.timestamp();
+        metrics::gauge!("packetboat_certificate_expires_seconds", "of" => of).set(expires as f64);
     }
-    std::fs::read(path).map_err(failed)
-}
-
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let setting = "tls.certificate";
-    let unusable =
-        |reason: String| TlsError::Content { setting, path: path.to_owned(), wanted: "certificate", reason };
-    let pem = read(setting, path)?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| unusable(error.to_string()))?;
-    if chain.is_empty() {
-        return Err(unusable("no BEGIN CERTIFICATE line".to_owned()));
-    }
-    Ok(chain)
-}
-
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let setting = "tls.key";
-    let pem = read(setting, path)?;
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| TlsError::Content {
-        setting,
-        path: path.to_owned(),
-        wanted: "private key",
-        reason: error.to_string(),
-    })
 }

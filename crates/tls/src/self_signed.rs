@@ -10,14 +10,14 @@ use rcgen::{CertificateParams, DnType, KeyPair};
 
 use crate::error::TlsError;
 use crate::files::IdentityFiles;
+use crate::server::identity;
 
 /// The identity under `data_dir/tls`, made for `hostname` if it is not there yet. Once made it
 /// stays; whoever wants a new one deletes the two files.
 pub(crate) fn in_folder(data_dir: &Path, hostname: &str) -> Result<IdentityFiles, TlsError> {
     let folder = data_dir.join("tls");
-    let files =
-        IdentityFiles { certificate: folder.join("self-signed.crt"), key: folder.join("self-signed.key") };
-    if !(files.certificate.exists() && files.key.exists()) {
+    let files = identity(&folder.join("self-signed.crt"), &folder.join("self-signed.key"));
+    if !(files.certificate.path.exists() && files.key.path.exists()) {
         fs::create_dir_all(&folder).map_err(|source| TlsError::Write { path: folder, source })?;
         generate(&files, hostname)?;
     }
@@ -31,9 +31,9 @@ fn generate(files: &IdentityFiles, hostname: &str) -> Result<(), TlsError> {
     params.distinguished_name.push(DnType::CommonName, hostname);
     let certificate = params.self_signed(&key).map_err(failed)?;
     // The certificate comes last: a start that was cut off between the two makes both again.
-    write(&files.key, key.serialize_pem().as_bytes(), 0o600)?;
-    write(&files.certificate, certificate.pem().as_bytes(), 0o644)?;
-    tracing::info!(certificate = %files.certificate.display(), "self-signed certificate made");
+    write(&files.key.path, key.serialize_pem().as_bytes(), 0o600)?;
+    write(&files.certificate.path, certificate.pem().as_bytes(), 0o644)?;
+    tracing::info!(certificate = %files.certificate.path.display(), "self-signed certificate made");
     Ok(())
 }
 

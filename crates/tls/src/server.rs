@@ -1,21 +1,21 @@
 //! The server's side: the identity that listeners present, and its reload.
 
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::error::TlsError;
-use crate::files::{Fingerprint, IdentityFiles};
+use crate::files::{IdentityFiles, PemFile, tell_expiry};
+use crate::reload::Reloading;
 use crate::self_signed;
 
 /// What a server presents, and how patient it is.
@@ -52,21 +52,8 @@ impl Default for ServerTlsConfig {
 /// new one. Files that cannot be used are logged, and the last good identity stays.
 #[derive(Clone)]
 pub struct ServerTls {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    files: IdentityFiles,
-    config: ArcSwap<ServerConfig>,
+    config: Arc<Reloading<Arc<ServerConfig>>>,
     handshake_timeout: Duration,
-    reload_interval: Duration,
-    seen: Mutex<Seen>,
-}
-
-/// The state of the files when they were last looked at.
-struct Seen {
-    fingerprint: Fingerprint,
-    at: Instant,
 }
 
 impl ServerTls {
@@ -78,24 +65,12 @@ impl ServerTls {
     /// when the self-signed one cannot be made or written.
     pub fn load(config: &ServerTlsConfig, data_dir: &Path, hostname: &str) -> Result<Self, TlsError> {
         let files = match (&config.certificate, &config.key) {
-            (Some(certificate), Some(key)) => {
-                IdentityFiles { certificate: certificate.clone(), key: key.clone() }
-            }
+            (Some(certificate), Some(key)) => identity(certificate, key),
             (None, None) => self_signed::in_folder(data_dir, hostname)?,
             _ => return Err(TlsError::HalfConfigured),
         };
-        // Taken before the files are read: a change meanwhile is then seen as one.
-        let fingerprint = files.fingerprint();
-        let loaded = files.server_config()?;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                files,
-                config: ArcSwap::new(loaded),
-                handshake_timeout: config.handshake_timeout,
-                reload_interval: config.reload_interval,
-                seen: Mutex::new(Seen { fingerprint, at: Instant::now() }),
-            }),
-        })
+        let loaded = Reloading::load(files.paths(), config.reload_interval, move || server_config(&files))?;
+        Ok(Self { config: Arc::new(loaded), handshake_timeout: config.handshake_timeout })
     }
 
     /// Does the server's part of the handshake on a connection.
@@ -106,44 +81,42 @@ impl ServerTls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        self.reload_if_changed().await;
-        let acceptor = TlsAcceptor::from(self.shared.config.load_full());
-        let limit = self.shared.handshake_timeout;
-        match timeout(limit, acceptor.accept(stream)).await {
-            Ok(result) => result,
-            Err(_) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("the TLS handshake was not done within {} s", limit.as_secs_f32()),
-            )),
-        }
+        let config = Arc::clone(&*self.config.fresh().await);
+        within(self.handshake_timeout, TlsAcceptor::from(config).accept(stream)).await
     }
+}
 
-    async fn reload_if_changed(&self) {
-        // Whoever finds the lock taken goes on with the identity there is.
-        let Ok(mut seen) = self.shared.seen.try_lock() else { return };
-        if seen.at.elapsed() < self.shared.reload_interval {
-            return;
-        }
-        seen.at = Instant::now();
-        let files = self.shared.files.clone();
-        let before = seen.fingerprint;
-        let looked = tokio::task::spawn_blocking(move || {
-            let now = files.fingerprint();
-            (now != before).then(|| (now, files.server_config()))
-        });
-        let Ok(Some((fingerprint, loaded))) = looked.await else { return };
-        seen.fingerprint = fingerprint;
-        let certificate = self.shared.files.certificate.display();
-        match loaded {
-            Ok(config) => {
-                self.shared.config.store(config);
-                tracing::info!(%certificate, "certificate reloaded");
-            }
-            Err(error) => tracing::error!(
-                %certificate,
-                error = &error as &dyn std::error::Error,
-                "changed certificate cannot be used, the one before stays"
-            ),
-        }
+/// The identity in these files.
+pub(crate) fn identity(certificate: &Path, key: &Path) -> IdentityFiles {
+    IdentityFiles {
+        certificate: PemFile::new("tls.certificate", certificate),
+        key: PemFile::new("tls.key", key),
+    }
+}
+
+/// A server that presents this identity, and asks for none.
+fn server_config(files: &IdentityFiles) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = files.certificate.certificates()?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain.clone(), files.key.private_key()?)
+        .map_err(files.mismatch())?;
+    tell_expiry("listeners", &chain);
+    Ok(Arc::new(config))
+}
+
+/// A handshake that takes no longer than the limit.
+pub(crate) async fn within<S>(
+    limit: Duration,
+    handshake: impl Future<Output = io::Result<S>>,
+) -> io::Result<S> {
+    match timeout(limit, handshake).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("the TLS handshake was not done within {} s", limit.as_secs_f32()),
+        )),
     }
 }
