@@ -127,6 +127,8 @@ async fn faults_are_told_and_nothing_is_lost() -> Result<()> {
 
 /// A claim in the same namespace that lost is deleted with the policy Delete: the holder's keys stay.
 async fn a_refused_claim_takes_nothing_along(estate: &Estate) -> Result<()> {
+    // No key is on its way that would take over by itself.
+    estate.wait_for("Reconciling", "False", "Done").await?;
     let signing = estate.active().await?;
     let rival = estate.mail_domain(KEYS).replace("name: example,", "name: rival,");
     estate.api.apply(&format!("{rival}  deletionPolicy: Delete\n")).await?;
