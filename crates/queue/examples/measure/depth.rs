@@ -16,7 +16,7 @@ const OCTETS: usize = 200;
 /// Sessions that fill the queue.
 const FILLERS: usize = 200;
 /// Operations of one measurement.
-const SAMPLES: usize = 2000;
+const SAMPLES: usize = 500;
 /// Destinations.
 const HOPS: usize = 500;
 

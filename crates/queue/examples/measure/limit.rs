@@ -9,10 +9,10 @@ use tokio::process::Command;
 use crate::{OCTETS, SESSIONS, in_redis, load};
 
 /// Messages of one measurement.
-const MESSAGES: usize = 60_000;
+const MESSAGES: usize = 20_000;
 /// Keys that redis-benchmark writes to and removes, and how many it removes.
-const KEYS: usize = 40_000;
-const REMOVED: usize = 20_000;
+const KEYS: usize = 10_000;
+const REMOVED: usize = 5_000;
 
 /// One of several processes: prints the messages it got through a second.
 pub(crate) async fn process(url: &str, shards: u32, each: usize) -> Result<()> {

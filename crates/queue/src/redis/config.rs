@@ -36,7 +36,8 @@ pub struct Config {
     pub changes_per_call: usize,
     /// A call is closed at so many octets. Default 1 MiB.
     pub octets_per_call: usize,
-    /// Such calls on their way at a time; of a Cluster, for each shard. Default 2.
+    /// Such calls on their way at a time; of a Cluster, for each shard. With more than one, each syncs the log for
+    /// fewer changes. Default 1.
     pub calls_at_a_time: usize,
     /// How long a connection may take. Default 3 s.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
@@ -153,7 +154,7 @@ impl Default for Config {
             replicas_sync: true,
             changes_per_call: 64,
             octets_per_call: 1024 * 1024,
-            calls_at_a_time: 2,
+            calls_at_a_time: 1,
             connect_timeout: Duration::from_secs(3),
             response_timeout: Duration::from_secs(5),
             require_durable: true,
