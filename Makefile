@@ -26,7 +26,7 @@ demo: tools ## Send real mail in and out of one process and tell what happened
 
 test: tools ## Run all tests, those that drive the binary too
 	$(CARGO) build --package packetboat
-	$(CARGO) test --workspace
+	$(CARGO) test --workspace --no-fail-fast
 
 bench: tools ## Measure Packetboat and Postfix under the same load (MESSAGES=5000 ROUNDS=3)
 	$(CARGO) build --release --package packetboat

@@ -395,9 +395,9 @@ async fn apply(domain: &MailDomain, context: &Context, api: &Api<MailDomain>) ->
     let outcome = context.advance(domain).await?;
     context.failures.forget(&uid);
     let findings = &outcome.findings;
+    context.tell_drift(domain, &findings.records).await;
     context.tally.note(&uid, &findings.keys, &findings.records);
     context.tally.tell();
-    context.tell_drift(domain, &findings.records).await;
     let wait = if findings.is_in_trouble() {
         outcome.again.max(context.troubles.wait(&uid, LONGEST_TROUBLE))
     } else {

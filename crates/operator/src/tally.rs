@@ -1,6 +1,6 @@
-//! What there is over all domains, as metrics: keys by stage, records by state.
+//! What there is over all domains, as metrics: keys by stage, records by state; and what was there last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use domains::types::{RecordState, Stage};
@@ -24,6 +24,8 @@ const STATES: [RecordState; 5] = [
 struct Counts {
     keys: BTreeMap<&'static str, u32>,
     records: BTreeMap<&'static str, u32>,
+    /// The zone lines of the records that were there when the name servers last said anything of them.
+    shown: HashSet<Vec<String>>,
 }
 
 /// What all domains have, by UID.
@@ -49,11 +51,27 @@ impl Tally {
         for stored in keys {
             *counts.keys.entry(stored.key.stage.name()).or_default() += 1;
         }
-        for (_, seen) in records {
-            *counts.records.entry(state_name(seen.state)).or_default() += 1;
-        }
         let mut domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = domains.remove(uid).unwrap_or_default();
+        for (record, seen) in records {
+            *counts.records.entry(state_name(seen.state)).or_default() += 1;
+            let lines = record.zone_lines();
+            let is_there = match seen.state {
+                RecordState::Verified => true,
+                RecordState::Unknown => before.shown.contains(&lines),
+                RecordState::Missing | RecordState::Drifted | RecordState::Conflict => false,
+            };
+            if is_there {
+                counts.shown.insert(lines);
+            }
+        }
         domains.insert(uid.to_owned(), counts);
+    }
+
+    /// True where the record was there when the name servers last said anything of it.
+    pub(crate) fn was_shown(&self, uid: &str, record: &Record) -> bool {
+        let domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
+        domains.get(uid).is_some_and(|counts| counts.shown.contains(&record.zone_lines()))
     }
 
     /// Forgets a domain that is gone.

@@ -1,8 +1,8 @@
 //! What people are told, as Events of a MailDomain and in the log.
 
-use domains::types::{MailDomain, RecordState};
-use kube::Resource;
+use domains::types::{MailDomain, RecordState, RecordStatus};
 use kube::runtime::events::{Event, EventType};
+use kube::{Resource, ResourceExt};
 
 use crate::observe::Observation;
 use crate::reconcile::Context;
@@ -12,15 +12,18 @@ use crate::record::Record;
 const LONGEST_ACTION: usize = 128;
 
 impl Context {
-    /// Tells of records that were there at the last look and are not any more.
+    /// Tells of records that were there when the name servers last said anything of them, and are not any more. To be
+    /// called before the tally notes what was seen.
     pub(crate) async fn tell_drift(&self, domain: &MailDomain, seen: &[(Record, Observation)]) {
+        let uid = domain.uid().unwrap_or_default();
         let before = domain.status.as_ref().map(|status| status.records.as_slice()).unwrap_or_default();
         for (record, now) in seen {
-            let was_there = before.iter().any(|one| {
+            let is_in_status = |one: &RecordStatus| {
                 one.state == RecordState::Verified
                     && one.name == record.name
                     && one.zone_lines == record.zone_lines()
-            });
+            };
+            let was_there = self.tally.was_shown(&uid, record) || before.iter().any(is_in_status);
             let why = match now.state {
                 RecordState::Missing => "is gone".to_owned(),
                 RecordState::Drifted | RecordState::Conflict => {
