@@ -93,3 +93,37 @@ async fn one_that_fails_stops_no_other() -> Result<()> {
     ensure!((ledger.accepted, ledger.queued) == (59, 59), "{ledger:?}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_answered_for_is_withdrawn() -> Result<()> {
+    const SENT: u64 = 100;
+    let server = RedisServer::start().await?;
+    let patience = Duration::from_millis(500);
+    let config = Config {
+        url: Some(server.url()),
+        connect_timeout: patience,
+        response_timeout: patience,
+        ..Config::default()
+    };
+    let queue = Arc::new(RedisQueue::connect(&config).await?);
+    queue.accept(common::message("mx:a"), None).await?;
+    // The server is given changes, and says nothing until everybody has given up.
+    let process = server.child().context("the server runs")?;
+    process.freeze()?;
+    let accept = |queue: Arc<RedisQueue>| async move { queue.accept(common::message("mx:a"), None).await };
+    let tasks: Vec<_> = (0..SENT).map(|_| tokio::spawn(accept(Arc::clone(&queue)))).collect();
+    for task in tasks {
+        ensure!(task.await?.is_err(), "a server that stands still answered");
+    }
+    process.thaw()?;
+    testkit::wait::until_true("the queue to accept again", Duration::from_secs(20), async || {
+        queue.accept(common::message("mx:a"), None).await.is_ok()
+    })
+    .await?;
+    let gone = async || {
+        queue.ledger().await.is_ok_and(|ledger| ledger.queued == 2 && ledger.accepted == 2 + ledger.removed)
+    };
+    testkit::wait::until_true("the rest to be withdrawn", Duration::from_secs(20), gone).await?;
+    ensure!(queue.ledger().await?.unaccounted() == 0);
+    Ok(())
+}

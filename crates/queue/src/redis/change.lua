@@ -129,6 +129,15 @@ function kinds.accept(at)
   return { outcome, started, now }
 end
 
+-- id. A message that was not accepted yet is not accepted any more.
+function kinds.bar(at)
+  local id = ARGV[at]
+  local time = string.sub(id, 1, 8)
+  seen[time] = seen[time] or {}
+  table.insert(seen[time], string.sub(id, 9))
+  return 1
+end
+
 -- entry epoch recipients retry_ms ('' when it is done) error closing bounce (1 or 0), then the bounce as `admit`
 -- reads it. 1, or 0 when the lease is stale.
 function kinds.settle(at)

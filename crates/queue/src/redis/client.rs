@@ -11,15 +11,15 @@ use tracing::{Instrument, Span};
 
 use super::config::{Config, TlsConfig};
 use super::durability::Durability;
-use super::gather::{Gathering, Holding};
+use super::gather::Gathering;
 use super::layout::{Layout, MOST_SHARDS};
 use super::link::Link;
+use super::replicas::{self, Holding, Lent, Replicas};
+use super::withdraw::Withdrawals;
 use crate::QueueError;
 
 /// Connections to the server; each carries many calls at a time.
 const CONNECTIONS: usize = 4;
-/// Replicas acknowledge a change within this.
-const REPLICAS_WITHIN: Duration = Duration::from_secs(1);
 
 const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
 
@@ -78,8 +78,6 @@ fn scripts() -> [Script; SCRIPTS] {
 /// The server.
 pub(super) struct Client {
     connections: Vec<Link>,
-    /// For calls that wait for replicas: they hold up what follows them on their connection.
-    waiting: Vec<Link>,
     turn: AtomicUsize,
     scripts: [Script; SCRIPTS],
     tags: Vec<String>,
@@ -87,8 +85,9 @@ pub(super) struct Client {
     pub(super) gathering: Gathering,
     /// Whether the server keeps what it answers for.
     pub(super) durability: Durability,
-    pub(super) replicas: u32,
+    pub(super) replicas: Replicas,
     replicas_sync: bool,
+    pub(super) withdrawals: Withdrawals,
     pub(super) patience: Duration,
     /// Without its password.
     pub(super) shown: String,
@@ -98,7 +97,7 @@ impl Client {
     pub(super) async fn connect(config: &Config) -> Result<Self, QueueError> {
         let shown = config.shown();
         let connecting = || format!("connecting to Redis at {shown} (queue.redis)");
-        let waiting = if config.replicas > 0 { CONNECTIONS } else { 0 };
+        let waiting = if config.replicas > 0 { replicas::CONNECTIONS } else { 0 };
         let mut connections = Vec::with_capacity(CONNECTIONS + waiting);
         let certificates = config.tls.as_ref().map(TlsConfig::read).transpose()?;
         for _ in 0..CONNECTIONS + waiting {
@@ -110,15 +109,15 @@ impl Client {
         let waiting = connections.split_off(CONNECTIONS);
         let client = Self {
             connections,
-            waiting,
             turn: AtomicUsize::new(0),
             scripts: scripts(),
             tags: (0..MOST_SHARDS).map(|shard| format!("{{q:{shard}}}")).collect(),
             layout: Layout::unread(config.wanted_shards()),
             gathering: Gathering::new(!config.cluster.is_empty(), config.limits()),
             durability: Durability::default(),
-            replicas: config.replicas,
+            replicas: Replicas::new(config.replicas, waiting),
             replicas_sync: config.replicas_sync,
+            withdrawals: Withdrawals::default(),
             patience: config.response_timeout + config.connect_timeout,
             shown,
         };
@@ -169,52 +168,20 @@ impl Client {
         &self.scripts[Call::Change as usize]
     }
 
-    /// Makes a call of [`Client::changing`]. With `replicated`, says whether enough replicas have what it changed,
-    /// within [`REPLICAS_WITHIN`].
-    pub(super) async fn evaluate(&self, call: &Cmd, replicated: bool) -> RedisResult<(Value, Holding)> {
-        if !replicated {
-            let mut connection = self.connection();
-            let mut told = connection.req_packed_command(call).await.and_then(Value::extract_error);
-            if told.as_ref().is_err_and(|error| error.kind() == NO_SCRIPT) {
-                self.changing().load_async(&mut connection).await?;
-                told = connection.req_packed_command(call).await.and_then(Value::extract_error);
-            }
-            return Ok((told?, Holding::Enough));
+    /// Makes a call of [`Client::changing`]. On a connection that was lent for it, it also says whether enough replicas
+    /// have what it changed.
+    pub(super) async fn evaluate(&self, call: &Cmd, lent: Option<Lent<'_>>) -> RedisResult<(Value, Holding)> {
+        if let Some(mut lent) = lent {
+            let synced = self.replicas_sync && self.durability.can_wait_for_disks();
+            return lent.evaluate(self.changing(), call, synced).await;
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut connection = self.waiting[turn % self.waiting.len()].clone();
-        // One after the other over one connection: a wait is about the changes of its own connection.
-        let synced = self.replicas_sync && self.durability.can_wait_for_disks();
-        let mut wait = redis::cmd(if synced { "WAITAOF" } else { "WAIT" });
-        if synced {
-            wait.arg(0);
-        }
-        wait.arg(self.replicas).arg(REPLICAS_WITHIN.as_millis() as u64);
-        let mut pipe = redis::pipe();
-        pipe.add_command(call.clone()).add_command(wait);
-        let mut told = connection.req_packed_commands(&pipe, 0, 2).await?;
-        if matches!(told.first(), Some(Value::ServerError(error)) if error.code() == "NOSCRIPT") {
+        let mut connection = self.connection();
+        let mut told = connection.req_packed_command(call).await.and_then(Value::extract_error);
+        if told.as_ref().is_err_and(|error| error.kind() == NO_SCRIPT) {
             self.changing().load_async(&mut connection).await?;
-            told = connection.req_packed_commands(&pipe, 0, 2).await?;
+            told = connection.req_packed_command(call).await.and_then(Value::extract_error);
         }
-        let mut told = told.into_iter().map(Value::extract_error);
-        let answer = told.next().unwrap_or(Ok(Value::Nil))?;
-        let holding = match told.next().unwrap_or(Ok(Value::Nil)) {
-            Ok(Value::Array(mut counts)) => Ok(counts.pop().unwrap_or(Value::Nil)),
-            other => other,
-        };
-        let holding = match holding.and_then(|value| Ok(u32::from_redis_value(value)?)) {
-            Ok(holding) if holding >= self.replicas => Holding::Enough,
-            Ok(holding) => {
-                let how = if synced { "have synced it" } else { "have it" };
-                Holding::TooFew(format!(
-                    "{holding} of {} replicas {how} (queue.redis.replicas)",
-                    self.replicas
-                ))
-            }
-            Err(error) => Holding::Unknown(error),
-        };
-        Ok((answer, holding))
+        Ok((told?, Holding::Enough))
     }
 
     /// Runs one command.

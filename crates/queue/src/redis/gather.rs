@@ -6,11 +6,13 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use message::QueueId;
 use redis::{Arg, Cmd, ErrorKind, FromRedisValue, RedisError, Value};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::client::{Client, failed};
 use super::layout::MOST_SHARDS;
+use super::replicas::{Holding, Lent};
 use crate::QueueError;
 
 /// Changes of one lane that wait to be sent at most; more wait in their callers.
@@ -23,11 +25,13 @@ pub(super) struct Change {
     pub(super) arguments: Cmd,
     /// Whether it counts only once enough replicas have it.
     pub(super) replicated: bool,
+    /// What is to be taken back where nobody hears that it was made.
+    pub(super) message: Option<QueueId>,
 }
 
 impl Change {
     pub(super) fn new(shard: usize, kind: &'static str) -> Self {
-        Self { shard, kind, arguments: Cmd::with_capacity(16, 1024), replicated: false }
+        Self { shard, kind, arguments: Cmd::with_capacity(16, 1024), replicated: false, message: None }
     }
 
     fn octets(&self) -> usize {
@@ -36,15 +40,6 @@ impl Change {
             .map(|arg| if let Arg::Simple(octets) = arg { octets.len() } else { 0 })
             .sum()
     }
-}
-
-/// Whether enough replicas have what a call changed.
-#[derive(Clone)]
-pub(super) enum Holding {
-    Enough,
-    /// Too few, in words.
-    TooFew(String),
-    Unknown(RedisError),
 }
 
 type Answer = Result<(Value, Holding), RedisError>;
@@ -96,6 +91,11 @@ impl Gathering {
     }
 }
 
+/// Whether the changes of a lane count only once enough replicas have them.
+fn waits_for_replicas(place: usize) -> bool {
+    place % 2 == 1
+}
+
 impl Lane {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -143,7 +143,7 @@ impl Client {
         doing: &str,
         mut change: Change,
     ) -> Result<(T, Result<(), QueueError>), QueueError> {
-        change.replicated &= self.replicas > 0;
+        change.replicated &= self.replicas.wanted() > 0;
         let place = self.gathering.place(&change);
         let work = async {
             let lane = &self.gathering.lanes[place];
@@ -171,31 +171,46 @@ impl Client {
     /// Sends what waits in a lane, call after call, until nothing does.
     async fn send_gathered(self: Arc<Self>, place: usize) {
         let lane = &self.gathering.lanes[place];
-        while let Some(mut batch) = lane.take(&self.gathering.limits) {
+        loop {
+            // Before anything is taken: what its caller gives up meanwhile is not sent.
+            let lent = if waits_for_replicas(place) { self.replicas.borrow().await } else { None };
+            let Some(mut batch) = lane.take(&self.gathering.limits) else { break };
             batch.sort_by_key(|waiting| waiting.change.shard);
             let started = tokio::time::Instant::now();
-            let told = self.send(&batch).await;
+            let told = self.send(&batch, lent).await;
             metrics::histogram!("packetboat_queue_commit_seconds").record(started.elapsed().as_secs_f64());
             metrics::histogram!("packetboat_queue_commit_changes").record(batch.len() as f64);
-            match told {
-                Ok((answers, holding)) => {
-                    for (waiting, answer) in batch.into_iter().zip(answers) {
-                        let _ = waiting.answer.send(Ok((answer, holding.clone())));
+            self.tell(batch, told);
+        }
+    }
+
+    /// Tells what came of a batch. A message that nobody is going to answer for is taken back.
+    fn tell(&self, batch: Vec<Waiting>, told: Result<(Vec<Value>, Holding), RedisError>) {
+        match told {
+            Ok((answers, holding)) => {
+                for (Waiting { change, answer, .. }, value) in batch.into_iter().zip(answers) {
+                    let heard = answer.send(Ok((value, holding.clone())));
+                    if let (Err(_), Some(id)) = (heard, change.message) {
+                        self.withdrawals.push(id);
                     }
                 }
-                Err(error) => {
-                    for waiting in batch {
-                        let _ = waiting.answer.send(Err(error.clone()));
-                    }
+            }
+            Err(error) => {
+                for Waiting { change, answer, .. } in batch {
+                    let _ = answer.send(Err(error.clone()));
+                    change.message.into_iter().for_each(|id| self.withdrawals.push(id));
                 }
             }
         }
     }
 
-    async fn send(&self, batch: &[Waiting]) -> Result<(Vec<Value>, Holding), RedisError> {
-        let replicated = batch.first().is_some_and(|waiting| waiting.change.replicated);
+    async fn send(
+        &self,
+        batch: &[Waiting],
+        lent: Option<Lent<'_>>,
+    ) -> Result<(Vec<Value>, Holding), RedisError> {
         let call = self.gathered(batch);
-        let limit = tokio::time::timeout(self.patience, self.evaluate(&call, replicated));
+        let limit = tokio::time::timeout(self.patience, self.evaluate(&call, lent));
         let late = |_| RedisError::from((ErrorKind::Io, "the server did not answer in time"));
         let (answers, holding) = limit.await.map_err(late)??;
         let answers = Vec::<Value>::from_redis_value(answers)?;

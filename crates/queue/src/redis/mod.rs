@@ -13,7 +13,9 @@ mod index;
 mod layout;
 mod link;
 mod operators;
+mod replicas;
 mod rows;
+mod withdraw;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -52,8 +54,8 @@ const PART_EXPIRES: u64 = 3600;
 /// The queue in a Redis server.
 pub struct RedisQueue {
     client: Arc<Client>,
-    /// Looks after layout and durability until the queue is dropped.
-    _keeper: AbortOnDropHandle<()>,
+    /// Look after layout, durability and what is to be withdrawn, until the queue is dropped.
+    _keepers: [AbortOnDropHandle<()>; 2],
     /// Something may have come to be due, by this process's doing.
     changed: Notify,
     /// The shard that is leased from first, next time.
@@ -70,9 +72,10 @@ impl RedisQueue {
     pub async fn connect(config: &Config) -> Result<Self, QueueError> {
         let client = Arc::new(Client::connect(config).await?);
         let wanted_shards = config.wanted_shards();
-        let keeper = keep(Arc::clone(&client), wanted_shards, config.require_durable);
-        let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
-        Ok(Self { client, _keeper, changed: Notify::new(), turn: AtomicUsize::new(0), wanted_shards })
+        let keeper = tokio::spawn(keep(Arc::clone(&client), wanted_shards, config.require_durable));
+        let withdrawing = tokio::spawn(withdraw::keep(Arc::clone(&client)));
+        let _keepers = [keeper, withdrawing].map(AbortOnDropHandle::new);
+        Ok(Self { client, _keepers, changed: Notify::new(), turn: AtomicUsize::new(0), wanted_shards })
     }
 
     fn shards(&self) -> usize {
@@ -101,11 +104,14 @@ impl RedisQueue {
     async fn withdraw(&self, id: QueueId) {
         match self.forget(id).await {
             Ok(()) => tracing::warn!(queue_id = %id, "too few replicas have the message, it is withdrawn"),
-            Err(error) => tracing::error!(
-                queue_id = %id,
-                error = &error as &dyn std::error::Error,
-                "a message that too few replicas have cannot be withdrawn, it may be delivered twice"
-            ),
+            Err(error) => {
+                tracing::warn!(
+                    queue_id = %id,
+                    error = &error as &dyn std::error::Error,
+                    "a message that too few replicas have cannot be withdrawn now, it is tried again"
+                );
+                self.client.withdrawals.push(id);
+            }
         }
     }
 
@@ -248,6 +254,7 @@ impl Queue for RedisQueue {
         let lease = lease.filter(|request| message.entries.len() <= request.max);
         let mut change = Change::new(self.shard_of(id), "accept");
         change.replicated = true;
+        change.message = Some(id);
         match &lease {
             Some(request) => change.arguments.arg(&request.worker).arg(millis(request.duration)),
             None => change.arguments.arg("").arg(0),
@@ -255,10 +262,13 @@ impl Queue for RedisQueue {
         add_message(&mut change.arguments, &message)?;
         let (answer, replicated) = self.client.change("accepting a message", change).await?;
         let (outcome, started, now): (i64, String, u64) = answer;
-        if outcome == 1
+        if outcome >= 0
             && let Err(shortfall) = replicated
         {
-            self.withdraw(id).await;
+            // A copy of what was accepted before stays: that may have been answered for.
+            if outcome == 1 {
+                self.withdraw(id).await;
+            }
             return Err(shortfall);
         }
         match outcome {
