@@ -46,7 +46,8 @@ fn embedded(seed: u64) -> Result<usize> {
 fn the_embedded_queue_agrees_with_the_model() {
     let (first, seeds) = (number("FIRST_SEED", 1), number("SEEDS", 100));
     let (next, steps, failure) = (AtomicU64::new(first), AtomicUsize::new(0), Mutex::new(None));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // Most of a run is waiting for the queue's own threads.
+    let threads = 4 * std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {

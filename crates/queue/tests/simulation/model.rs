@@ -73,8 +73,10 @@ pub(crate) struct Model {
     buckets: BTreeMap<Scope, Bucket>,
     /// What has to be in the outbox, but for `held`: a lane or a lease may tell it later.
     pub(crate) events: Vec<(EntryId, EventKind)>,
-    /// Nothing is or was suspended or bounded, and the clock was not set: what is due is leased.
+    /// Nothing is or was suspended or bounded: what is due is leased.
     unhindered: bool,
+    /// The latest that the store's time was, before it was set back: until it is as late again, turns may wait.
+    pub(crate) latest: u64,
 }
 
 impl Model {
@@ -90,6 +92,7 @@ impl Model {
             buckets: BTreeMap::new(),
             events: Vec::new(),
             unhindered,
+            latest: now,
         }
     }
 
@@ -189,7 +192,7 @@ impl Model {
         let due = |known: &&Known| {
             known.state() == EntryState::Queued && known.due <= self.now && !except.contains(&known.hop)
         };
-        if self.unhindered { self.entries.values().filter(due).count() } else { 0 }
+        if self.unhindered && self.now >= self.latest { self.entries.values().filter(due).count() } else { 0 }
     }
 
     /// When the first entry that waits or is leased comes to be due.

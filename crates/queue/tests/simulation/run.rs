@@ -56,7 +56,8 @@ impl<'a> Run<'a> {
         let stream = |number: u64| StdRng::seed_from_u64(seed.wrapping_mul(4).wrapping_add(number));
         // Of five runs one has limits, and one a clock that is set.
         let (limits, steps_clock) = (seed % 5 == 3, seed % 5 == 4);
-        let model = Model::new(BEGIN, world.keeps_leases(), !steps_clock);
+        let steady = !steps_clock || world.set_back_by().is_some();
+        let model = Model::new(BEGIN, world.keeps_leases(), steady);
         Self {
             world,
             workload: Workload::new(stream(0), limits),
@@ -122,7 +123,12 @@ impl<'a> Run<'a> {
     async fn set_clock(&mut self, clock: u64) -> Result<()> {
         self.clock = clock;
         self.world.set_clock(clock).await?;
+        self.model.latest = self.model.latest.max(self.model.now);
         self.model.now = if self.schedule.steps_clock { self.store_clock().await?.0 } else { clock };
+        if let Some(most) = self.world.set_back_by() {
+            let back = self.model.latest.saturating_sub(self.model.now);
+            ensure!(back <= most, "the store's time was set back by {back} ms");
+        }
         Ok(())
     }
 
@@ -251,6 +257,11 @@ impl<'a> Run<'a> {
         }
         let request = lease.map(|(max, duration)| request(max, duration, &[]));
         let told = self.queue().accept(new_message(message), request).await;
+        if self.schedule.steps_clock && message.long && matches!(told, Err(QueueError::Gone(_))) {
+            // A staged part is kept for an hour by the server's clock as it stands.
+            self.model.staged.remove(&message.id);
+            return Ok(());
+        }
         let (told, fresh) = match (told, self.model.accept(message)) {
             (Ok(told), Some(fresh)) => (told, fresh),
             (Err(QueueError::Gone(_)), None) => return Ok(()),

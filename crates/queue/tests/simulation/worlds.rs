@@ -28,6 +28,10 @@ pub(crate) trait World {
     fn queue(&self) -> &dyn Queue;
     /// Leases and staged parts outlive the process of the queue.
     fn keeps_leases(&self) -> bool;
+    /// By how much the store's time is set back at most when its clock is. Milliseconds; none where it follows the clock
+    /// as it stands.
+    fn set_back_by(&self) -> Option<u64>;
+
     /// Sets the store's clock: milliseconds since 1970.
     async fn set_clock(&mut self, now: u64) -> Result<()>;
     /// Ends the process with the queue, and begins another.
@@ -124,6 +128,11 @@ impl World for Embedded {
 
     fn keeps_leases(&self) -> bool {
         false
+    }
+
+    /// The clock that is set here is the one that nobody can set: what it makes of the machine's is tested beside it.
+    fn set_back_by(&self) -> Option<u64> {
+        None
     }
 
     async fn set_clock(&mut self, now: u64) -> Result<()> {
@@ -271,6 +280,11 @@ impl World for Redis {
 
     fn keeps_leases(&self) -> bool {
         true
+    }
+
+    /// The scripts write down the clock once a second.
+    fn set_back_by(&self) -> Option<u64> {
+        Some(1000)
     }
 
     /// A wait passes as it does where workers look at the queue now and then; what is longer is a leap.
