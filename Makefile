@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help demo run tools lint test bench bench-domains chaos sim fuzz crds chart image image-twice cluster-test
+.PHONY: help demo run tools lint deny test bench bench-domains bench-tracing chaos sim fuzz crds chart image image-twice cluster-test
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ lint: ## Check the format, run clippy, check that ring stays out and that the ch
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@if $(CARGO) tree --workspace -i ring 2>/dev/null | grep -q '^ring '; then echo 'ring is in the build graph' >&2; exit 1; fi
 	scripts/chart-readme.py --check
+
+deny: ## Check what the build is made of: licences, banned crates, sources, known vulnerabilities
+	@scripts/cargo-deny
 
 demo: tools ## Send real mail in and out of one process and tell what happened
 	@echo 'Building packetboat …' && $(CARGO) build --package packetboat --package packetboat-tests --bins
@@ -37,6 +40,11 @@ bench-domains: tools ## Measure the operator with DOMAINS (1000) MailDomains ove
 	$(CARGO) build --release --package packetboat
 	PACKETBOAT_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/packetboat" \
 	$(CARGO) run --quiet --package packetboat-tests --bin domains
+
+bench-tracing: tools ## Measure what it costs to trace every message (MESSAGES=5000 PAIRS=5)
+	$(CARGO) build --release --package packetboat
+	PACKETBOAT_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/packetboat" \
+	$(CARGO) run --quiet --package packetboat-tests --bin bench_tracing
 
 chaos: tools ## Break things under load and balance the books: one line a fault
 	$(CARGO) build --package packetboat

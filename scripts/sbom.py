@@ -1,43 +1,44 @@
 #!/usr/bin/env python3
-"""Turns `cargo metadata` into a CycloneDX bill of materials of what the binary is built from."""
+"""Writes a CycloneDX bill of materials of what the binary is compiled from, for a target (the triple is the argument).
+
+`cargo tree` tells it: unlike `cargo metadata` it takes only the features that this binary is built with, and neither
+what is only for tests or for building nor procedural macros.
+"""
 import json
+import subprocess
 import sys
 
-metadata = json.load(sys.stdin)
-packages = {package["id"]: package for package in metadata["packages"]}
-nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
-root = next(p["id"] for p in metadata["packages"] if p["name"] == "packetboat" and p["source"] is None)
-
-# What is only for tests or for building is not in the binary.
-reached, waiting = set(), [root]
-while waiting:
-    node = waiting.pop()
-    if node in reached:
-        continue
-    reached.add(node)
-    for dependency in nodes[node]["deps"]:
-        if any(kind["kind"] is None for kind in dependency["dep_kinds"]):
-            waiting.append(dependency["pkg"])
+tree = subprocess.run(
+    ["cargo", "tree", "--locked", "--package", "packetboat", "--target", sys.argv[1]]
+    + ["--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}|{l}|"],
+    check=True,
+    stdout=subprocess.PIPE,
+    text=True,
+).stdout
 
 
-def component(package):
-    reference = f"pkg:cargo/{package['name']}@{package['version']}"
-    told = {"type": "library", "name": package["name"], "version": package["version"], "bom-ref": reference}
-    if package["source"]:
+def component(line):
+    package, licence, _ = line.split("|")
+    name, version, *origin = package.split(" ")
+    reference = f"pkg:cargo/{name}@{version.removeprefix('v')}"
+    told = {"type": "library", "name": name, "version": version.removeprefix("v"), "bom-ref": reference}
+    # Our own crates have a folder, others come from the registry.
+    if not origin:
         told["purl"] = reference
-    if package.get("license"):
-        told["licenses"] = [{"expression": package["license"].replace("/", " OR ")}]
+    if licence:
+        told["licenses"] = [{"expression": licence.replace("/", " OR ")}]
     return told
 
 
-components = sorted((component(packages[i]) for i in reached if i != root), key=lambda c: c["bom-ref"])
+root, *others = (component(line) for line in tree.splitlines() if line)
+components = {one["bom-ref"]: one for one in others if one["bom-ref"] != root["bom-ref"]}
 json.dump(
     {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
         "version": 1,
-        "metadata": {"component": component(packages[root]) | {"type": "application"}},
-        "components": components,
+        "metadata": {"component": root | {"type": "application"}},
+        "components": [components[reference] for reference in sorted(components)],
     },
     sys.stdout,
     indent=1,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use packetboat_tests::world::{HOSTED, World};
-use testkit::authority::Authority;
+use testkit::authority::AuthorityFolder;
 use testkit::certificate::Certificate;
 use testkit::dns::DnsServer;
 use testkit::net::free_address;
@@ -92,7 +92,7 @@ const POLICIES: &str = r#"
 async fn check_fetches_and_judges_policies() -> Result<()> {
     let dns = DnsServer::start(POLICIES).await?;
     let site = Site::new(dns.address())?;
-    let authority = Authority::new(site.path())?;
+    let authority = AuthorityFolder::new(site.path())?;
     authority.issue("web", &["mta-sts.kept.test"])?;
     authority.issue("mx", &["mx.kept.test"])?;
     let spec = "mtaSts: {mode: enforce, maxAge: 86400}\nmx: [{host: mx.kept.test, preference: 10}]\n";

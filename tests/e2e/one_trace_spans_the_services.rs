@@ -1,5 +1,5 @@
 //! One trace holds the SMTP transaction, the verdict, the acceptance and the first attempt, over three
-//! processes; a later attempt is a trace of its own, linked to it.
+//! processes; a later attempt is a trace of its own, linked to it and to the attempt before.
 
 use std::time::Duration;
 
@@ -27,16 +27,16 @@ async fn a_message_is_one_trace() -> Result<()> {
     let reply =
         Client::deliver(row.edge.0.mx, &at("dave", FRIEND), &[&at("alice", HOSTED)], &message).await?;
     let id = queue_id(&reply)?;
-    wait::until_true("a first attempt", ARRIVAL, async || store.transactions() > 0).await?;
+    wait::until_true("two attempts", ARRIVAL, async || store.transactions() > 1).await?;
     store.behave();
     store.wait_for("traced-1", ARRIVAL).await?;
 
     let attempts = |spans: &[Span]| -> Vec<Span> {
         spans.iter().filter(|span| span.name.contains("attempt")).cloned().collect()
     };
-    wait::until_true("both attempts to be exported", Duration::from_secs(30), async || {
+    wait::until_true("all attempts to be exported", Duration::from_secs(30), async || {
         let spans = collector.spans();
-        attempts(&spans).len() >= 2 && spans.iter().any(|span| span.name == "smtp.transaction")
+        attempts(&spans).len() >= 3 && spans.iter().any(|span| span.name == "smtp.transaction")
     })
     .await?;
     let spans = collector.spans();
@@ -53,8 +53,12 @@ async fn a_message_is_one_trace() -> Result<()> {
     let attempts = attempts(&spans);
     let first = attempts.iter().filter(|span| span.trace == transaction.trace).count();
     ensure!(first == 1, "one attempt belongs to the trace: {attempts:?}");
-    let later = attempts.iter().find(|span| span.trace != transaction.trace).context("no later attempt")?;
-    ensure!(later.links.contains(&transaction.trace), "a later attempt is linked: {later:?}");
+    let later: Vec<&Span> = attempts.iter().filter(|span| span.trace != transaction.trace).collect();
+    ensure!(later.len() >= 2 && later[0].trace != later[1].trace, "each is a trace of its own: {later:?}");
+    ensure!(later.iter().all(|span| span.links.contains(&transaction.trace)), "they are linked: {later:?}");
+    let leases: Vec<&Span> = spans.iter().filter(|span| span.name == "lease").collect();
+    let after = |before: &Span| leases.iter().any(|lease| lease.links.contains(&before.trace));
+    ensure!(after(later[0]), "the one after it is linked to {:?}: {leases:?}", later[0]);
     let told = format!("{spans:?}");
     ensure!(!told.contains("alice") && !told.contains("traced-1"), "addresses and subjects are not told");
     Ok(())

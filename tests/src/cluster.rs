@@ -41,6 +41,15 @@ impl Cluster {
     }
 }
 
+/// Settings of services that speak TLS with the certificates in `peer-ROLE`, and begin new connections all
+/// the time.
+pub fn over_tls(settings: &mut Settings) {
+    settings.peer = Some(format!("peer-{:?}", settings.role).to_lowercase());
+    for name in ["PACKETBOAT_VERIFIER__CONNECTION_AGE", "PACKETBOAT_DELIVERY__CONNECTION_AGE"] {
+        settings.environment.push((name.to_owned(), "500ms".to_owned()));
+    }
+}
+
 impl Row {
     /// Starts a row over `redis`; `name` tells its data folders from those of others.
     pub async fn start(

@@ -11,5 +11,7 @@ pub mod estate;
 pub mod load;
 pub mod policies;
 pub mod senders;
+pub mod source;
+pub mod steady;
 pub mod witness;
 pub mod world;

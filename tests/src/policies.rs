@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use serde_json::Value;
-use testkit::authority::Authority;
+use testkit::authority::AuthorityFolder;
 use testkit::net;
 use testkit::process::{Packetboat, Role, Settings};
 
@@ -35,7 +35,7 @@ pub struct PolicyEstate {
     /// API, name servers, and configurations.
     pub estate: Estate,
     /// Vouches for mail exchangers and the policy host.
-    pub authority: Authority,
+    pub authority: AuthorityFolder,
     /// Where policies are served.
     pub web: SocketAddr,
     exchangers: SocketAddr,
@@ -48,7 +48,7 @@ impl PolicyEstate {
         let scaled =
             |crd: &str| crd.replace("minimum: 86400", "minimum: 1").replace("minimum: 10\n", "minimum: 1\n");
         let estate = Estate::with(NAMES, ZONE, scaled).await?;
-        let authority = Authority::new(estate.site.path())?;
+        let authority = AuthorityFolder::new(estate.site.path())?;
         authority.issue("mx", &EXCHANGERS)?;
         authority.issue("other", &["other.example.test"])?;
         authority.issue("policies", &[&format!("mta-sts.{DOMAIN}")])?;

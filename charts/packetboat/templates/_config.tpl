@@ -2,7 +2,7 @@
 is secret comes by environment variables. */}}
 {{- define "packetboat.config" -}}
 {{- $name := include "packetboat.fullname" . }}
-{{- $peer := include "packetboat.peerSecret" . }}
+{{- $peer := include "packetboat.peerSecret" (dict "root" . "role" "edge") }}
 {{- $scheme := ternary "https" "http" (ne $peer "") }}
 {{- $config := dict
   "hostname" .Values.hostname
@@ -18,6 +18,9 @@ is secret comes by environment variables. */}}
 {{- if and .Values.redis.embedded.enabled (not .Values.redis.embedded.existingSecret) }}
 {{- $_ := set $operator "redis_password_secret" (include "packetboat.redisSecret" .) }}
 {{- end }}
+{{- if .Values.peerTLS.operator.enabled }}
+{{- $_ := set $operator "peer_certificates" (dict "enabled" true "secret_prefix" (printf "%s-peer" $name) "domain" .Values.peerTLS.domain) }}
+{{- end }}
 {{- $_ := set $config "operator" $operator }}
 {{- with .Values.dns.servers }}{{ $_ := set $config "dns" (dict "servers" .) }}{{ end }}
 {{- /* What is under way may go on until shortly before the pod is killed: calls and the admin server end, too. */}}
@@ -28,10 +31,11 @@ is secret comes by environment variables. */}}
 {{- $_ := set $config.delivery "dispatch" (dict "drain" (printf "%ds" $drain)) }}
 {{- $tls := dict }}
 {{- if .Values.edge.tlsSecret }}{{ $_ := set $tls "certificate" "/tls/tls.crt" }}{{ $_ := set $tls "key" "/tls/tls.key" }}{{ end }}
-{{- if $peer }}{{ $_ := set $tls "peer" (dict "certificate" "/peer/tls.crt" "key" "/peer/tls.key" "authority" "/peer/ca.crt") }}{{ end }}
+{{- if $peer }}{{ $_ := set $tls "peer" (dict "certificate" "/peer/tls.crt" "key" "/peer/tls.key" "authority" "/peer/ca.crt" "domain" .Values.peerTLS.domain) }}{{ end }}
 {{- if $tls }}{{ $_ := set $config "tls" $tls }}{{ end }}
 {{- $telemetry := dict "log_format" .Values.telemetry.logFormat "sample_ratio" .Values.telemetry.sampleRatio }}
 {{- with .Values.telemetry.otlp }}{{ $_ := set $telemetry "otlp" . }}{{ end }}
+{{- range $kind := list "metrics" "logs" }}{{ if get $.Values.telemetry $kind }}{{ $_ := set $telemetry $kind true }}{{ end }}{{ end }}
 {{- $_ := set $config "telemetry" $telemetry }}
 {{- toYaml (mergeOverwrite $config (deepCopy .Values.config)) }}
 {{- end }}
@@ -155,6 +159,18 @@ before in the place of $(NAME). */}}
 {{- end }}
 {{- if and $redis.embedded.enabled (not $redis.embedded.existingSecret) (not .Values.operator.enabled) }}
 {{- fail "without the operator nobody makes the password of the embedded Redis: set redis.embedded.existingSecret" }}
+{{- end }}
+{{- $peer := .Values.peerTLS }}
+{{- $given := list }}
+{{- range $role, $secret := $peer.existingSecrets }}{{ if $secret }}{{ $given = append $given $role }}{{ end }}{{ end }}
+{{- if gt (add (ternary 1 0 $peer.operator.enabled) (ternary 1 0 $peer.certManager.enabled) (ternary 1 0 (gt (len $given) 0))) 1 }}
+{{- fail "certificates between services come from one place: keep one of peerTLS.operator, peerTLS.certManager and peerTLS.existingSecrets" }}
+{{- end }}
+{{- if has (len $given) (list 1 2) }}
+{{- fail "peerTLS.existingSecrets needs a Secret for each of edge, verifier and delivery" }}
+{{- end }}
+{{- if and $peer.operator.enabled (not .Values.operator.enabled) }}
+{{- fail "peerTLS.operator needs operator.enabled" }}
 {{- end }}
 {{- if and .Values.delivery.keda.enabled .Values.delivery.autoscaling.enabled }}
 {{- fail "delivery.keda makes a HorizontalPodAutoscaler itself: keep one of delivery.keda.enabled and delivery.autoscaling.enabled" }}

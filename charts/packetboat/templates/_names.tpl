@@ -25,9 +25,13 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- if .Values.image.digest }}{{ .Values.image.repository }}@{{ .Values.image.digest }}{{ else }}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
-{{/* The Secret with the certificates between services; nothing without them. */}}
+{{/* The Secret with the certificate that a role shows to the other services: root, role. Nothing without TLS. */}}
 {{- define "packetboat.peerSecret" -}}
-{{- if .Values.peerTLS.certManager.enabled }}{{ include "packetboat.fullname" . }}-peer{{ else }}{{ .Values.peerTLS.existingSecret }}{{ end }}
+{{- $peer := .root.Values.peerTLS }}
+{{- if not (has .role (list "edge" "verifier" "delivery")) }}
+{{- else if or $peer.operator.enabled $peer.certManager.enabled }}{{ include "packetboat.fullname" .root }}-peer-{{ .role }}
+{{- else }}{{ get $peer.existingSecrets .role }}
+{{- end }}
 {{- end }}
 
 {{/* The Secret with the password of the embedded Redis. */}}

@@ -65,14 +65,19 @@ affinity: {{- toYaml . | nindent 2 }}
 
 {{/* The volumes of a role: those of the mounts below. */}}
 {{- define "packetboat.volumes" -}}
-{{- $peer := include "packetboat.peerSecret" .root }}
+{{- $peer := include "packetboat.peerSecret" . }}
 - {name: config, configMap: {name: {{ include "packetboat.fullname" .root }}}}
 - {name: data, emptyDir: {}}
 {{- if and (eq .role "edge") .root.Values.edge.tlsSecret }}
 - {name: tls, secret: {secretName: {{ .root.Values.edge.tlsSecret }}, defaultMode: 288}}
 {{- end }}
-{{- if and $peer (has .role (list "edge" "verifier" "delivery")) }}
-- {name: peer, secret: {secretName: {{ $peer }}, defaultMode: 288}}
+{{- if $peer }}
+- name: peer
+  secret:
+    secretName: {{ $peer }}
+    defaultMode: 288
+    # Until somebody has made them, the pod waits.
+    items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}, {key: ca.crt, path: ca.crt}]
 {{- end }}
 {{- if and (eq .role "delivery") .root.Values.redis.tls.secret }}
 - {name: redis-tls, secret: {secretName: {{ .root.Values.redis.tls.secret }}, defaultMode: 288}}
@@ -83,13 +88,13 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 
 {{- define "packetboat.mounts" -}}
-{{- $peer := include "packetboat.peerSecret" .root }}
+{{- $peer := include "packetboat.peerSecret" . }}
 - {name: config, mountPath: /etc/packetboat, readOnly: true}
 - {name: data, mountPath: /data}
 {{- if and (eq .role "edge") .root.Values.edge.tlsSecret }}
 - {name: tls, mountPath: /tls, readOnly: true}
 {{- end }}
-{{- if and $peer (has .role (list "edge" "verifier" "delivery")) }}
+{{- if $peer }}
 - {name: peer, mountPath: /peer, readOnly: true}
 {{- end }}
 {{- if and (eq .role "delivery") .root.Values.redis.tls.secret }}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domains::{Domains, HostedDomain, RecipientStanding, Route};
-use message::{Failure, Standing};
+use message::{Failure, Recipient, Standing};
 use queue::{Entry, Lease, Leased, Next, Queue, QueueError, Settlement};
 use smtp::Mailbox;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -174,7 +174,8 @@ impl Attempts {
             (route, outcomes, answer)
         };
         let now = leased.now.after(since.elapsed());
-        let judged = judge(entry, outcomes, &self.retry, now, rand::random());
+        let mut judged = judge(entry, outcomes, &self.retry, now, rand::random());
+        remember_attempt(&mut judged.recipients);
         let bounce = self.bouncer.bounce(leased, &judged, now).await;
         report(route, &judged, started.elapsed());
         let settlement =
@@ -321,6 +322,14 @@ fn answer(outcomes: &Outcomes) -> Answer {
         }
     }
     reason.map_or(Answer::Unknown, |failure| Answer::Unreachable(failure.clone()))
+}
+
+/// Writes down in whose trace recipients were deferred.
+fn remember_attempt(recipients: &mut [Recipient]) {
+    let attempt = proto::trace::traceparent();
+    for recipient in recipients {
+        recipient.attempt = attempt.clone().filter(|_| matches!(recipient.standing, Standing::Deferred(_)));
+    }
 }
 
 fn report(route: &'static str, judged: &Judgement, took: Duration) {

@@ -134,6 +134,7 @@ mod tests {
             address: format!("r{n}@example.net").parse().unwrap(),
             original: None,
             standing: Standing::Pending,
+            attempt: None,
         };
         Entry {
             id: EntryId { message: QueueId::generate(), number: 0 },

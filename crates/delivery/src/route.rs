@@ -81,7 +81,7 @@ impl Planner {
                 }
                 let next_hop = next_hop(&address, responsible, index);
                 let original = (address != *given).then(|| given.clone());
-                let recipient = Recipient { address, original, standing: Standing::Pending };
+                let recipient = Recipient { address, original, standing: Standing::Pending, attempt: None };
                 match open.get(&next_hop).and_then(|place| entries.get_mut(*place)) {
                     Some(entry) if entry.recipients.len() < self.recipients_per_entry => {
                         entry.recipients.push(recipient);

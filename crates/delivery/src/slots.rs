@@ -6,7 +6,7 @@
 //! not all of them. One that still cannot be reached then is left alone for a while: what is due for
 //! it meanwhile shares the failure, instead of waiting its turn for a time-out each.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -389,8 +389,8 @@ impl Slots {
     }
 }
 
-/// A first attempt belongs to the trace of the message. A later one is a trace of its own with a link to it:
-/// so a trace ends within reasonable time.
+/// A first attempt belongs to the trace of the message. A later one is a trace of its own with links to it and
+/// to the attempt before: so a trace ends within reasonable time.
 fn lease_span(leased: &Leased) -> Span {
     let (entry, message) = (&leased.entry, &leased.message);
     let fresh = entry.attempts == 0 && leased.now < message.accepted_at.after(SAME_TRACE);
@@ -408,6 +408,11 @@ fn lease_span(leased: &Leased) -> Span {
         Some(accepting) if fresh => proto::trace::continue_trace(&span, accepting),
         Some(accepting) => proto::trace::link_trace(&span, accepting),
         None => {}
+    }
+    let before: BTreeSet<&str> =
+        entry.recipients.iter().filter_map(|recipient| recipient.attempt.as_deref()).collect();
+    for attempt in before {
+        proto::trace::link_trace(&span, attempt);
     }
     span
 }

@@ -44,6 +44,9 @@ pub struct Recipient {
     /// The last word on it.
     #[serde(default)]
     pub standing: Standing,
+    /// The attempt that deferred it, as a W3C `traceparent`, where it was traced: the next one links to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<String>,
 }
 
 /// Where one recipient of an entry stands. `Delivered` and `Failed` are final: they are never tried again.

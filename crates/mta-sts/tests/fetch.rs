@@ -58,7 +58,7 @@ async fn serve(folder: &Path) -> SocketAddr {
     std::fs::write(folder.join("server.pem"), certificate.pem()).unwrap();
     std::fs::write(folder.join("server.key"), key.serialize_pem()).unwrap();
     let files = IdentityFiles { certificate: folder.join("server.pem"), key: folder.join("server.key") };
-    let tls = ServerTls::of(vec![files], &ServerTlsConfig::default()).unwrap();
+    let tls = ServerTls::of(&[files], &ServerTlsConfig::default(), "policies").unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -31,6 +31,7 @@ use crate::memory::POLICY_LABEL;
 use crate::mirror::{Mirror, followed};
 use crate::observe::Observer;
 use crate::password;
+use crate::peer;
 use crate::reconcile::{Context, age, told};
 use crate::store::{Keys, MANAGER, without_private_key};
 use crate::tally::Tally;
@@ -71,6 +72,8 @@ pub struct Config {
     pub redis_password_secret: Option<String>,
     /// MTA-STS: how policies are looked at from outside.
     pub mta_sts: PolicyConfig,
+    /// Certificates between the services.
+    pub peer_certificates: peer::Config,
 }
 
 impl Default for Config {
@@ -83,6 +86,7 @@ impl Default for Config {
             require_ownership: false,
             redis_password_secret: None,
             mta_sts: PolicyConfig::default(),
+            peer_certificates: peer::Config::default(),
         }
     }
 }
@@ -143,7 +147,7 @@ impl Operator {
                 term.cancel();
             };
             tokio::select! {
-                ((), ()) = async { tokio::join!(self.reconcile_all(term.clone()), self.keep_password(term.clone())) } => {}
+                () = self.lead(term.clone()) => {}
                 () = ends => tracing::warn!("the lease is lost, another operator may lead"),
             }
             metrics::gauge!("packetboat_operator_leads").set(0.0);
@@ -157,6 +161,23 @@ impl Operator {
     async fn keep_password(&self, term: CancellationToken) {
         if let Some(secret) = &self.config.redis_password_secret {
             password::keep(&self.client, &self.config.lease_namespace, secret, term).await;
+        }
+    }
+
+    /// What only the operator that holds the lease does.
+    async fn lead(&self, term: CancellationToken) {
+        tokio::join!(
+            self.reconcile_all(term.clone()),
+            self.keep_password(term.clone()),
+            self.keep_certificates(term)
+        );
+    }
+
+    async fn keep_certificates(&self, term: CancellationToken) {
+        let config = &self.config.peer_certificates;
+        if config.enabled {
+            let namespace = config.namespace.as_ref().unwrap_or(&self.config.lease_namespace);
+            peer::keep(&self.client, config, namespace, term).await;
         }
     }
 

@@ -4,7 +4,8 @@
 //! A reconciliation observes (`observe.rs`, `store.rs`, `witness.rs`), plans (`keys.rs`, `policy.rs`, `record.rs`;
 //! all pure) and applies (`store.rs`, `memory.rs`, and `publisher.rs` by `update.rs`, `endpoints.rs`, `cloudflare.rs`
 //! or `route53.rs`).
-//! `reconcile.rs` is one domain from top to bottom, `controller.rs` runs it for all.
+//! `reconcile.rs` is one domain from top to bottom, `controller.rs` runs it for all. `peer` makes the certificates
+//! between the services, where that is asked for.
 
 pub mod cloudflare;
 mod contests;
@@ -20,6 +21,7 @@ mod memory;
 mod mirror;
 pub mod observe;
 mod password;
+pub mod peer;
 mod placement;
 mod policy;
 mod publisher;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 use domains::{DomainIndex, LoadError, SecretsWanted, load_folder};
 use serde::Serialize;
-use tls::ServerTls;
+use tls::{PeerRole, ServerTls};
 
 use crate::command::{Check, Output};
 use crate::report;
@@ -226,7 +226,7 @@ impl Report {
                 self.summarize(&format!("{name}.endpoint"), wire.endpoints.join(", "));
             }
         }
-        self.attempt(settings, "tls.peer", roles::peer_tls(settings));
+        self.peer_tls(settings);
         self.policies(settings);
         self.summarize("admin", settings.admin);
     }
@@ -244,6 +244,25 @@ impl Report {
             (false, false) => "HTTPS with a self-signed certificate, which senders do not take",
         };
         self.summarize("mta_sts.listen", format!("{listen}, {how}"));
+    }
+
+    /// The certificates between services have to name one of the roles: several may share the file.
+    fn peer_tls(&mut self, settings: &Settings) {
+        let roles = [
+            (Role::Edge, PeerRole::Edge),
+            (Role::Verifier, PeerRole::Verifier),
+            (Role::Delivery, PeerRole::Delivery),
+        ];
+        let wanted = roles.into_iter().filter(|(role, _)| self.has(&[*role]));
+        let (named, failed): (Vec<_>, Vec<_>) = wanted
+            .map(|(role, service)| (role, roles::peer_tls(settings, service)))
+            .partition(|(_, loaded)| loaded.is_ok());
+        if let (true, Some((_, failure))) = (named.is_empty(), failed.into_iter().next()) {
+            self.attempt(settings, "tls.peer", failure);
+        } else if settings.peer_tls.is_some() {
+            let names: Vec<&str> = named.iter().map(|(role, _)| role.name()).collect();
+            self.summarize("tls.peer", names.join(", "));
+        }
     }
 
     fn print(&self) {

@@ -2,27 +2,37 @@
 //!
 //! An endpoint's host name may stand for many pods (a headless Service). Its addresses are looked up
 //! again and again; calls go round over those that answer, and one that fails rests for a moment.
+//!
+//! No call fails because its connection has ended: a connection is given up for a new one when half of the age is
+//! over at which the server ends it, and closes when the calls on it are done. What a server refuses that stops
+//! all the same, unseen, is begun again at the next.
 
 use std::collections::HashSet;
+use std::error::Error;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hyper_util::rt::TokioIo;
+use tls::{PeerRole, PeerTls};
 use tokio::net::lookup_host;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status};
+use tower::service_fn;
 
 use crate::generated::{delivery_client, verifier_client};
+use crate::link::Link;
+use crate::unsent::{Sending, Unsent};
 use crate::{
-    AcceptRequest, AcceptResponse, CHUNK_SIZE, Delivery, ErrorCode, Frames, PeerTls, ProbeRequest,
-    ProbeResponse, ServiceError, SignRequest, SignResponse, TransportError, Verifier, VerifyRequest,
-    VerifyResponse, accept_request, sign_request, trace, verify_request,
+    AcceptRequest, AcceptResponse, CHUNK_SIZE, Delivery, ErrorCode, Frames, ProbeRequest, ProbeResponse,
+    ServiceError, SignRequest, SignResponse, TransportError, Verifier, VerifyRequest, VerifyResponse,
+    accept_request, sign_request, trace, verify_request,
 };
 
 /// How often the endpoints' names are looked up again.
@@ -31,6 +41,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long an address that failed is passed over, while others are left.
 const REST: Duration = Duration::from_secs(1);
+/// How often a call is begun of which nobody can have seen anything.
+const TRIES: u32 = 3;
 const STREAM_WINDOW: u32 = 4 * CHUNK_SIZE as u32;
 const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 
@@ -38,6 +50,8 @@ const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 struct Member {
     address: SocketAddr,
     channel: Channel,
+    /// New calls go over another connection from then on.
+    renew_at: Instant,
     resting_until: Option<Instant>,
 }
 
@@ -45,7 +59,9 @@ struct Member {
 #[derive(Clone)]
 pub struct Peers {
     endpoints: Arc<[Uri]>,
-    tls: Option<ClientTlsConfig>,
+    service: PeerRole,
+    tls: Option<PeerTls>,
+    age: Duration,
     members: Arc<Mutex<Vec<Member>>>,
     turn: Arc<AtomicUsize>,
 }
@@ -53,29 +69,26 @@ pub struct Peers {
 impl Peers {
     /// Looks the endpoints (`http://host:port`, `https://` with `tls`) up and keeps them fresh until
     /// `shutdown`. Nothing is dialled before the first call; a name that does not resolve yet is no error.
+    /// With `tls`, what is dialled has to prove that it is `service`. Connections are renewed before `age`, at
+    /// which the servers end them.
     ///
     /// # Errors
-    /// When an endpoint is not a URL with host and port, or the certificates are unusable.
+    /// When an endpoint is not a URL with host and port.
     pub async fn watch(
         endpoints: &[String],
-        tls: Option<&PeerTls>,
+        service: PeerRole,
+        tls: Option<PeerTls>,
+        age: Duration,
         shutdown: CancellationToken,
     ) -> Result<Self, TransportError> {
         let endpoints =
             endpoints.iter().map(|text| parse_endpoint(text)).collect::<Result<Arc<[Uri]>, _>>()?;
-        let tls = tls.map(|tls| {
-            ClientTlsConfig::new()
-                .identity(Identity::from_pem(&tls.certificate, &tls.key))
-                .ca_certificate(Certificate::from_pem(&tls.authority))
-        });
-        let peers = Self { endpoints, tls, members: Arc::default(), turn: Arc::default() };
-        peers.look_up().await?;
+        let peers = Self { endpoints, service, tls, age, members: Arc::default(), turn: Arc::default() };
+        peers.look_up().await;
         let watcher = peers.clone();
         tokio::spawn(async move {
             while shutdown.run_until_cancelled(tokio::time::sleep(LOOK_UP_EVERY)).await.is_some() {
-                if let Err(error) = watcher.look_up().await {
-                    tracing::warn!(%error, "service endpoints cannot be used");
-                }
+                watcher.look_up().await;
             }
         });
         Ok(peers)
@@ -83,53 +96,60 @@ impl Peers {
 
     /// Brings the members in line with what the names stand for now. A failed look-up changes
     /// nothing: what answered a moment ago is better than nothing.
-    async fn look_up(&self) -> Result<(), TransportError> {
+    async fn look_up(&self) {
         let mut found = Vec::new();
         for endpoint in self.endpoints.iter() {
             let (host, port) = (endpoint.host().unwrap_or_default(), endpoint.port_u16().unwrap_or_default());
             match lookup_host((host.trim_matches(['[', ']']), port)).await {
-                Ok(addresses) => found.extend(addresses.map(|address| (address, endpoint))),
+                Ok(addresses) => found.extend(addresses),
                 Err(error) => {
                     tracing::warn!(%endpoint, %error, "service endpoint does not resolve");
-                    return Ok(());
+                    return;
                 }
             }
         }
-        let wanted: HashSet<SocketAddr> = found.iter().map(|(address, _)| *address).collect();
+        let wanted: HashSet<SocketAddr> = found.iter().copied().collect();
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         members.retain(|member| wanted.contains(&member.address));
-        for (address, endpoint) in found {
+        for address in found {
             if members.iter().all(|member| member.address != address) {
-                let channel = self.dial(address, endpoint)?;
-                members.push(Member { address, channel, resting_until: None });
+                members.push(self.member(address));
             }
         }
-        Ok(())
     }
 
-    fn dial(&self, address: SocketAddr, endpoint: &Uri) -> Result<Channel, TransportError> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let url = format!("{scheme}://{address}");
-        let mut dialled = Endpoint::from_shared(url)
-            .map_err(TransportError::Tls)?
+    fn member(&self, address: SocketAddr) -> Member {
+        // It connects later than now, if ever: it is no older than this.
+        let renew_at = Instant::now() + self.age / 2;
+        Member { address, channel: self.dial(address), renew_at, resting_until: None }
+    }
+
+    /// A channel that connects when it is first used, and again when its connection has ended.
+    fn dial(&self, address: SocketAddr) -> Channel {
+        let (service, tls) = (self.service, self.tls.clone());
+        let connector = service_fn(move |_| {
+            let tls = tls.clone();
+            async move { Link::dial(address, service, tls.as_ref()).await.map(TokioIo::new) }
+        });
+        // The connector knows where to, and whether by TLS; this names the service in requests.
+        Endpoint::from_static("http://packetboat")
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW);
-        if let Some(tls) = &self.tls {
-            let tls = tls.clone().domain_name(endpoint.host().unwrap_or_default());
-            dialled = dialled.tls_config(tls).map_err(TransportError::Tls)?;
-        }
-        Ok(dialled.connect_lazy())
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .connect_with_connector_lazy(connector)
     }
 
     /// The next member in turn; one that rests only when all do.
     fn pick(&self) -> Result<Member, ServiceError> {
-        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
+        for member in members.iter_mut().filter(|member| member.renew_at <= now) {
+            // Calls under way hold the channel that they began with, and it ends with the last of them.
+            *member = Member { resting_until: member.resting_until, ..self.member(member.address) };
+        }
         let rested = |member: &&Member| member.resting_until.is_none_or(|until| until <= now);
         let count = members.len().max(1);
         let in_turn = || members.iter().cycle().skip(turn % count).take(members.len());
@@ -139,23 +159,70 @@ impl Peers {
         })
     }
 
-    fn note(&self, address: SocketAddr, status: &Status) {
-        if matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled) {
-            let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(member) = members.iter_mut().find(|member| member.address == address) {
-                member.resting_until = Some(Instant::now() + REST);
+    /// Lets a peer that failed rest. What its connection has to do with it is not used again.
+    fn rest(&self, failed: &Member, status: &Status) {
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(member) = members.iter_mut().find(|member| member.address == failed.address) else { return };
+        let now = Instant::now();
+        // What the peer itself says has no cause here. Another call may have renewed the connection already.
+        if status.source().is_some() && member.renew_at == failed.renew_at {
+            member.renew_at = now;
+        }
+        member.resting_until = Some(now + REST);
+    }
+
+    /// Makes a call with frames; again, at the next member, when the connection broke before any of them left, or
+    /// the peer says that it has not looked at the call.
+    async fn stream<F, T, C>(
+        &self,
+        frames: Frames<F>,
+        call: impl Fn(Channel, Sending<F>) -> C + Send + Sync,
+    ) -> Result<T, ServiceError>
+    where
+        F: Clone + Send,
+        T: Send,
+        C: Future<Output = Result<Response<T>, Status>> + Send,
+    {
+        let unsent = Unsent::new(frames);
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            let member = self.pick()?;
+            let answer = call(member.channel.clone(), unsent.send()).await;
+            match answer {
+                Err(status) if tries > 0 && is_broken(&status) && unsent.may_go_again(is_unseen(&status)) => {
+                    self.rest(&member, &status);
+                }
+                answer => return self.judge(&member, answer),
             }
         }
     }
 
     /// Turns an answer into a result, and lets a peer that failed rest.
-    fn judge<T>(&self, address: SocketAddr, answer: Result<Response<T>, Status>) -> Result<T, ServiceError> {
+    fn judge<T>(&self, member: &Member, answer: Result<Response<T>, Status>) -> Result<T, ServiceError> {
         answer.map(Response::into_inner).map_err(|status| {
-            self.note(address, &status);
+            if is_broken(&status) {
+                self.rest(member, &status);
+            }
             let error = ServiceError::from(status);
-            ServiceError::new(error.code, format!("{address}: {error}"))
+            ServiceError::new(error.code, format!("{}: {error}", member.address))
         })
     }
+}
+
+/// Whether a status is about the connection or the peer, not about the call.
+fn is_broken(status: &Status) -> bool {
+    matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled)
+        || is_unseen(status)
+}
+
+/// Whether the peer says that it has not acted on the call: it is beyond the last one that the peer takes from this
+/// connection (RFC 9113 §6.8), or was refused as a whole (§8.7).
+fn is_unseen(status: &Status) -> bool {
+    let causes = std::iter::successors(status.source(), |cause| (*cause).source());
+    causes.filter_map(|cause| cause.downcast_ref::<h2::Error>()).any(|error| {
+        error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
 }
 
 fn parse_endpoint(text: &str) -> Result<Uri, TransportError> {
@@ -179,17 +246,21 @@ pub struct VerifierClient(pub Peers);
 #[async_trait]
 impl Verifier for VerifierClient {
     async fn verify(&self, frames: Frames<verify_request::Frame>) -> Result<VerifyResponse, ServiceError> {
-        let member = self.0.pick()?;
-        let stream = ReceiverStream::new(frames).map(|frame| VerifyRequest { frame: Some(frame) });
-        let answer = verifier_client::VerifierClient::new(member.channel).verify(traced(stream)).await;
-        self.0.judge(member.address, answer)
+        self.0
+            .stream(frames, |channel, frames| async move {
+                let stream = frames.map(|frame| VerifyRequest { frame: Some(frame) });
+                verifier_client::VerifierClient::new(channel).verify(traced(stream)).await
+            })
+            .await
     }
 
     async fn sign(&self, frames: Frames<sign_request::Frame>) -> Result<SignResponse, ServiceError> {
-        let member = self.0.pick()?;
-        let stream = ReceiverStream::new(frames).map(|frame| SignRequest { frame: Some(frame) });
-        let answer = verifier_client::VerifierClient::new(member.channel).sign(traced(stream)).await;
-        self.0.judge(member.address, answer)
+        self.0
+            .stream(frames, |channel, frames| async move {
+                let stream = frames.map(|frame| SignRequest { frame: Some(frame) });
+                verifier_client::VerifierClient::new(channel).sign(traced(stream)).await
+            })
+            .await
     }
 }
 
@@ -199,15 +270,26 @@ pub struct DeliveryClient(pub Peers);
 #[async_trait]
 impl Delivery for DeliveryClient {
     async fn accept(&self, frames: Frames<accept_request::Frame>) -> Result<AcceptResponse, ServiceError> {
-        let member = self.0.pick()?;
-        let stream = ReceiverStream::new(frames).map(|frame| AcceptRequest { frame: Some(frame) });
-        let answer = delivery_client::DeliveryClient::new(member.channel).accept(traced(stream)).await;
-        self.0.judge(member.address, answer)
+        self.0
+            .stream(frames, |channel, frames| async move {
+                let stream = frames.map(|frame| AcceptRequest { frame: Some(frame) });
+                delivery_client::DeliveryClient::new(channel).accept(traced(stream)).await
+            })
+            .await
     }
 
     async fn probe(&self, request: ProbeRequest) -> Result<ProbeResponse, ServiceError> {
-        let member = self.0.pick()?;
-        let answer = delivery_client::DeliveryClient::new(member.channel).probe(traced(request)).await;
-        self.0.judge(member.address, answer)
+        // A question changes nothing: it can be asked again.
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            let member = self.0.pick()?;
+            let question = traced(request.clone());
+            let answer = delivery_client::DeliveryClient::new(member.channel.clone()).probe(question).await;
+            match answer {
+                Err(status) if tries > 0 && is_broken(&status) => self.0.rest(&member, &status),
+                answer => return self.0.judge(&member, answer),
+            }
+        }
     }
 }

@@ -9,9 +9,12 @@ use tokio::sync::mpsc;
 
 pub mod client;
 mod error;
+mod linger;
+mod link;
 pub mod server;
 pub mod trace;
 mod transport;
+mod unsent;
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 mod generated {
@@ -20,7 +23,7 @@ mod generated {
 
 pub use error::{ErrorCode, ServiceError};
 pub use generated::*;
-pub use transport::{PeerTls, TransportError};
+pub use transport::TransportError;
 
 /// Frames of one call. The sender going away before the last frame abandons the call.
 pub type Frames<T> = mpsc::Receiver<T>;

@@ -5,24 +5,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tls::PeerRole::{Delivery as ByDelivery, Edge as ByEdge};
+use tls::PeerTls;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
 use tonic::transport::server::Router;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use crate::generated::{delivery_server, verifier_server};
+use crate::link::{Caller, accepted};
 use crate::{
-    AcceptRequest, AcceptResponse, CHUNK_SIZE, Delivery, FRAMES_IN_FLIGHT, PeerTls, ProbeRequest,
-    ProbeResponse, ServiceError, SignRequest, SignResponse, TransportError, Verifier, VerifyRequest,
-    VerifyResponse, trace,
+    AcceptRequest, AcceptResponse, CHUNK_SIZE, Delivery, FRAMES_IN_FLIGHT, ProbeRequest, ProbeResponse,
+    ServiceError, SignRequest, SignResponse, TransportError, Verifier, VerifyRequest, VerifyResponse, trace,
 };
 
-/// Connections are closed, without breaking a call, after so long: clients then spread over new pods.
-const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
 /// A peer that answers no ping for so long is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// HTTP/2 windows; the default of 64 KiB would stall a stream at each chunk.
@@ -32,32 +31,27 @@ const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 /// A bound port, ready to serve.
 pub struct GrpcServer {
     listener: TcpListener,
+    tls: Option<PeerTls>,
     builder: Server,
 }
 
 impl GrpcServer {
-    /// Binds `address`; with `tls`, only peers with a certificate of its authority are served.
+    /// Binds `address`; with `tls`, only peers that prove a role are served, and each method only to the
+    /// roles that may call it. Connections end after `age`, without breaking a call.
     ///
     /// # Errors
-    /// When the address cannot be bound, or the certificates are unusable.
-    pub async fn bind(address: &str, tls: Option<&PeerTls>) -> Result<Self, TransportError> {
+    /// When the address cannot be bound.
+    pub async fn bind(address: &str, tls: Option<PeerTls>, age: Duration) -> Result<Self, TransportError> {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|cause| TransportError::Bind { address: address.to_owned(), cause })?;
-        let mut builder = Server::builder()
-            .tcp_nodelay(true)
+        let builder = Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_connection_age(MAX_CONNECTION_AGE);
-        if let Some(tls) = tls {
-            let config = ServerTlsConfig::new()
-                .identity(Identity::from_pem(&tls.certificate, &tls.key))
-                .client_ca_root(Certificate::from_pem(&tls.authority));
-            builder = builder.tls_config(config).map_err(TransportError::Tls)?;
-        }
-        Ok(Self { listener, builder })
+            .max_connection_age(age);
+        Ok(Self { listener, tls, builder })
     }
 
     /// The bound address.
@@ -78,7 +72,7 @@ impl GrpcServer {
         shutdown: CancellationToken,
     ) -> Result<(), TransportError> {
         let router = self.builder.add_service(verifier_server::VerifierServer::new(VerifierEnd(service)));
-        serve(router, self.listener, shutdown).await
+        serve(router, self.listener, self.tls, shutdown).await
     }
 
     /// Serves delivery until `shutdown`, then finishes the calls in flight.
@@ -91,17 +85,18 @@ impl GrpcServer {
         shutdown: CancellationToken,
     ) -> Result<(), TransportError> {
         let router = self.builder.add_service(delivery_server::DeliveryServer::new(DeliveryEnd(service)));
-        serve(router, self.listener, shutdown).await
+        serve(router, self.listener, self.tls, shutdown).await
     }
 }
 
 async fn serve(
     router: Router,
     listener: TcpListener,
+    tls: Option<PeerTls>,
     shutdown: CancellationToken,
 ) -> Result<(), TransportError> {
     router
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned())
+        .serve_with_incoming_shutdown(accepted(listener, tls), shutdown.cancelled_owned())
         .await
         .map_err(TransportError::Serve)
 }
@@ -130,6 +125,7 @@ impl verifier_server::Verifier for VerifierEnd {
         &self,
         request: Request<Streaming<VerifyRequest>>,
     ) -> Result<Response<VerifyResponse>, Status> {
+        Caller::admit(&request, &[ByEdge])?;
         let span = called!("packetboat.v1.Verifier/Verify", request);
         let (frames, received) = mpsc::channel(FRAMES_IN_FLIGHT);
         let pump = pump(request.into_inner(), frames, |message| message.frame);
@@ -137,6 +133,7 @@ impl verifier_server::Verifier for VerifierEnd {
     }
 
     async fn sign(&self, request: Request<Streaming<SignRequest>>) -> Result<Response<SignResponse>, Status> {
+        Caller::admit(&request, &[ByEdge, ByDelivery])?;
         let span = called!("packetboat.v1.Verifier/Sign", request);
         let (frames, received) = mpsc::channel(FRAMES_IN_FLIGHT);
         let pump = pump(request.into_inner(), frames, |message| message.frame);
@@ -152,6 +149,7 @@ impl delivery_server::Delivery for DeliveryEnd {
         &self,
         request: Request<Streaming<AcceptRequest>>,
     ) -> Result<Response<AcceptResponse>, Status> {
+        Caller::admit(&request, &[ByEdge])?;
         let span = called!("packetboat.v1.Delivery/Accept", request);
         let (frames, received) = mpsc::channel(FRAMES_IN_FLIGHT);
         let pump = pump(request.into_inner(), frames, |message| message.frame);
@@ -159,6 +157,7 @@ impl delivery_server::Delivery for DeliveryEnd {
     }
 
     async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
+        Caller::admit(&request, &[ByEdge])?;
         let span = called!("packetboat.v1.Delivery/Probe", request);
         answer(self.0.probe(request.into_inner()), pending()).instrument(span).await
     }

@@ -75,7 +75,12 @@ where
 }
 
 fn recipient(text: &str) -> Recipient {
-    Recipient { address: text.parse().expect("an address"), original: None, standing: Standing::Pending }
+    Recipient {
+        address: text.parse().expect("an address"),
+        original: None,
+        standing: Standing::Pending,
+        attempt: None,
+    }
 }
 
 /// A message with one entry for each next hop.

@@ -1,11 +1,19 @@
-//! Spans to an OTLP collector.
+//! Spans, metrics and log records to an OTLP collector.
+//!
+//! Each kind has a bounded queue or a period of its own. What a collector that is slow or away does not take
+//! is dropped; mail never waits for it.
 
 use std::time::Duration;
 
+use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry::{KeyValue, global};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_otlp::{ExporterBuildError, LogExporter, MetricExporter, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::logs::{BatchConfigBuilder as LogBatches, BatchLogProcessor, SdkLoggerProvider};
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider};
 use tracing::Subscriber;
@@ -13,19 +21,30 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::Config;
+use crate::{Config, TelemetryError};
 
-/// Spans that wait for their export; what comes beyond is dropped, and mail goes on.
+/// Spans or records that wait for their export; what comes beyond is dropped, and mail goes on.
 const MAX_WAITING: usize = 64 * 1024;
-/// Spans exported at once.
+/// Spans or records exported at once.
 const MAX_BATCH: usize = 2048;
-/// Spans are exported so often, and whenever a batch is full.
+/// Spans and records are exported so often, and whenever a batch is full.
 const EXPORT_EVERY: Duration = Duration::from_secs(1);
+/// How long each kind may take to send what is left at the end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The crates that carry the export itself: were they traced, each export would make another.
-const SILENT: [&str; 5] = ["h2", "hyper", "hyper_util", "tonic", "tower"];
+/// The crates that carry the export itself: were they traced or their records exported, each export would
+/// make another.
+const SILENT: [&str; 8] = [
+    "h2",
+    "hyper",
+    "hyper_util",
+    "opentelemetry",
+    "opentelemetry-otlp",
+    "opentelemetry_sdk",
+    "tonic",
+    "tower",
+];
 
 /// The collector's address cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,41 +54,40 @@ const SILENT: [&str; 5] = ["h2", "hyper", "hyper_util", "tonic", "tower"];
 pub struct ExportError {
     endpoint: String,
     #[source]
-    cause: opentelemetry_otlp::ExporterBuildError,
+    cause: ExporterBuildError,
 }
 
-pub(crate) struct Exporter(SdkTracerProvider);
+/// What is sent to the collector.
+pub(crate) struct Exporter {
+    traces: Option<SdkTracerProvider>,
+    metrics: Option<SdkMeterProvider>,
+    logs: Option<SdkLoggerProvider>,
+}
 
 impl Exporter {
-    pub(crate) fn new(endpoint: &str, config: &Config, role: &str) -> Result<Self, ExportError> {
-        let exporter = SpanExporter::builder()
-            .with_tonic()
-            .with_endpoint(endpoint)
-            .with_timeout(EXPORT_TIMEOUT)
-            .build()
-            .map_err(|cause| ExportError { endpoint: endpoint.to_owned(), cause })?;
-        let resource = Resource::builder()
-            .with_service_name(format!("packetboat-{role}"))
-            .with_attribute(KeyValue::new("service.namespace", "packetboat"))
-            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-            .build();
-        let batches = BatchConfigBuilder::default()
-            .with_max_queue_size(MAX_WAITING)
-            .with_max_export_batch_size(MAX_BATCH)
-            .with_scheduled_delay(EXPORT_EVERY)
-            .build();
-        let provider = SdkTracerProvider::builder()
-            .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batches).build())
-            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio))))
-            .with_resource(resource)
-            .build();
+    /// Nothing is sent before something is to be told.
+    pub(crate) fn new(endpoint: &str, config: &Config, role: &str) -> Result<Self, TelemetryError> {
+        let failed = |cause| ExportError { endpoint: endpoint.to_owned(), cause };
+        let resource = resource(role);
+        let traces = config.traces.then(|| traces(endpoint, config, &resource)).transpose();
+        let metrics = config.metrics.then(|| metrics(endpoint, config, &resource)).transpose();
+        let logs = config.logs.then(|| logs(endpoint, &resource)).transpose();
         global::set_text_map_propagator(TraceContextPropagator::new());
-        Ok(Self(provider))
+        Ok(Self {
+            traces: traces.map_err(failed)?,
+            metrics: metrics.map_err(failed)?,
+            logs: logs.map_err(failed)?,
+        })
+    }
+
+    /// What the metrics of the process are told to.
+    pub(crate) fn meter(&self) -> Option<Meter> {
+        self.metrics.as_ref().map(|provider| provider.meter("packetboat"))
     }
 
     /// Spans, and with `events` the records of the log within them. Records quote what servers said, and
     /// that names addresses.
-    pub(crate) fn layer<S>(&self, events: bool) -> Box<dyn Layer<S> + Send + Sync>
+    pub(crate) fn spans<S>(&self, events: bool) -> Option<Box<dyn Layer<S> + Send + Sync>>
     where
         S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
     {
@@ -77,20 +95,102 @@ impl Exporter {
             .with_default(LevelFilter::INFO)
             .with_targets(SILENT.map(|target| (target, LevelFilter::OFF)))
             .and(filter_fn(move |metadata| events || metadata.is_span()));
-        tracing_opentelemetry::layer()
-            .with_tracer(self.0.tracer("packetboat"))
+        let layer = tracing_opentelemetry::layer()
+            .with_tracer(self.traces.as_ref()?.tracer("packetboat"))
             .with_location(false)
             .with_target(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
-            .with_error_events_to_exceptions(false)
-            .with_filter(filter)
-            .boxed()
+            .with_error_events_to_exceptions(false);
+        Some(layer.with_filter(filter).boxed())
     }
 
+    /// The records that the log has.
+    pub(crate) fn records<S>(
+        &self,
+        config: &Config,
+    ) -> Result<Option<Box<dyn Layer<S> + Send + Sync>>, TelemetryError>
+    where
+        S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
+    {
+        let Some(provider) = &self.logs else { return Ok(None) };
+        let silent = Targets::new()
+            .with_default(LevelFilter::TRACE)
+            .with_targets(SILENT.map(|target| (target, LevelFilter::OFF)));
+        let layer = OpenTelemetryTracingBridge::new(provider);
+        Ok(Some(layer.with_filter(config.filter()?.and(silent)).boxed()))
+    }
+
+    /// Sends what is left, five seconds at most for each kind.
     pub(crate) fn shutdown(self) {
-        if let Err(error) = self.0.shutdown_with_timeout(SHUTDOWN_TIMEOUT) {
-            tracing::warn!(%error, "the last spans could not be exported");
+        let tell = |what, outcome: OTelSdkResult| {
+            if let Err(error) = outcome {
+                tracing::warn!(%error, what, "the last of the telemetry could not be exported");
+            }
+        };
+        if let Some(provider) = self.traces {
+            tell("traces", provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT));
+        }
+        if let Some(provider) = self.metrics {
+            tell("metrics", provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT));
+        }
+        if let Some(provider) = self.logs {
+            tell("logs", provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT));
         }
     }
+}
+
+fn resource(role: &str) -> Resource {
+    Resource::builder()
+        .with_service_name(format!("packetboat-{role}"))
+        .with_attribute(KeyValue::new("service.namespace", "packetboat"))
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+fn traces(
+    endpoint: &str,
+    config: &Config,
+    resource: &Resource,
+) -> Result<SdkTracerProvider, ExporterBuildError> {
+    let exporter =
+        SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT).build()?;
+    let batches = BatchConfigBuilder::default()
+        .with_max_queue_size(MAX_WAITING)
+        .with_max_export_batch_size(MAX_BATCH)
+        .with_scheduled_delay(EXPORT_EVERY)
+        .build();
+    Ok(SdkTracerProvider::builder()
+        .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batches).build())
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio))))
+        .with_resource(resource.clone())
+        .build())
+}
+
+fn metrics(
+    endpoint: &str,
+    config: &Config,
+    resource: &Resource,
+) -> Result<SdkMeterProvider, ExporterBuildError> {
+    let exporter = MetricExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .with_timeout(EXPORT_TIMEOUT)
+        .build()?;
+    let reader = PeriodicReader::builder(exporter).with_interval(config.metrics_interval).build();
+    Ok(SdkMeterProvider::builder().with_reader(reader).with_resource(resource.clone()).build())
+}
+
+fn logs(endpoint: &str, resource: &Resource) -> Result<SdkLoggerProvider, ExporterBuildError> {
+    let exporter =
+        LogExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT).build()?;
+    let batches = LogBatches::default()
+        .with_max_queue_size(MAX_WAITING)
+        .with_max_export_batch_size(MAX_BATCH)
+        .with_scheduled_delay(EXPORT_EVERY)
+        .build();
+    Ok(SdkLoggerProvider::builder()
+        .with_log_processor(BatchLogProcessor::builder(exporter).with_batch_config(batches).build())
+        .with_resource(resource.clone())
+        .build())
 }

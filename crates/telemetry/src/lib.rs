@@ -1,13 +1,15 @@
 //! Tracing subscriber, OTLP export, metrics recorder, and their orderly end.
 //!
-//! Logs go to standard error. Spans go to an OTLP collector when one is configured. Metrics are read
-//! from [`Metrics::render`] by the admin server.
+//! Logs go to standard error, and metrics are read from [`Metrics::render`] by the admin server. When an OTLP
+//! collector is configured, spans go to it, and metrics and logs too where that is asked for.
 
+mod bridge;
 mod export;
 mod log;
 mod metrics;
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt;
@@ -29,8 +31,17 @@ const ADDRESSES: &str = "addresses";
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The OTLP/gRPC collector (`http://host:4317`); absent: spans are not exported.
+    /// The OTLP/gRPC collector (`http://host:4317`); absent: nothing is exported.
     pub otlp: Option<String>,
+    /// Whether spans go to the collector. Default yes.
+    pub traces: bool,
+    /// Whether the metrics of `/metrics` go to the collector, too. Default no.
+    pub metrics: bool,
+    /// How often metrics are sent, a second at least. Default 30 s.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub metrics_interval: Duration,
+    /// Whether the records of the log go to the collector, too. Default no.
+    pub logs: bool,
     /// The share of transactions that is traced, 0.0 to 1.0. What a traced transaction causes is traced
     /// whatever the ratio of the process.
     pub sample_ratio: f64,
@@ -60,6 +71,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             otlp: None,
+            traces: true,
+            metrics: false,
+            metrics_interval: Duration::from_secs(30),
+            logs: false,
             sample_ratio: 1.0,
             addresses: false,
             query: None,
@@ -77,6 +92,9 @@ impl Config {
     pub fn check(&self) -> Result<(), TelemetryError> {
         if !(0.0..=1.0).contains(&self.sample_ratio) {
             return Err(TelemetryError::SampleRatio(self.sample_ratio));
+        }
+        if self.metrics_interval < Duration::from_secs(1) {
+            return Err(TelemetryError::MetricsInterval(self.metrics_interval));
         }
         self.filter().map(drop)
     }
@@ -106,6 +124,9 @@ pub enum TelemetryError {
     /// `telemetry.sample_ratio` is no share.
     #[error("telemetry.sample_ratio {0} must lie between 0 and 1")]
     SampleRatio(f64),
+    /// `telemetry.metrics_interval` is too short.
+    #[error("telemetry.metrics_interval {0:?} must be a second at least")]
+    MetricsInterval(Duration),
     /// `telemetry.otlp` cannot be used.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -129,12 +150,17 @@ impl Telemetry {
     /// When a setting is unusable, or this is the second call in the process.
     pub fn install(config: &Config, role: &str) -> Result<Self, TelemetryError> {
         config.check()?;
-        let metrics = Metrics::install().map_err(|_| TelemetryError::Twice)?;
         let exporter = match &config.otlp {
             Some(endpoint) => Some(export::Exporter::new(endpoint, config, role)?),
             None => None,
         };
-        let spans = exporter.as_ref().map(|exporter| exporter.layer::<Registry>(config.addresses));
+        let meter = exporter.as_ref().and_then(export::Exporter::meter);
+        let metrics = Metrics::install(meter).map_err(|_| TelemetryError::Twice)?;
+        let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
+        if let Some(exporter) = &exporter {
+            layers.extend(exporter.spans(config.addresses));
+            layers.extend(exporter.records(config)?);
+        }
         let filter = config.filter()?;
         let colours = std::io::stderr().is_terminal();
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -149,15 +175,12 @@ impl Telemetry {
                 layer.json().event_format(Correlated { inner, place: Place::Json }).boxed()
             }
         };
-        tracing_subscriber::registry()
-            .with(spans)
-            .with(logs.with_filter(filter))
-            .try_init()
-            .map_err(|_| TelemetryError::Twice)?;
+        layers.push(logs.with_filter(filter).boxed());
+        tracing_subscriber::registry().with(layers).try_init().map_err(|_| TelemetryError::Twice)?;
         Ok(Self { metrics, exporter })
     }
 
-    /// Sends what spans are left, waiting five seconds at most.
+    /// Sends what is left for the collector, waiting five seconds at most for each kind.
     pub fn shutdown(self) {
         if let Some(exporter) = self.exporter {
             exporter.shutdown();

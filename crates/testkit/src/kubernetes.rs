@@ -2,11 +2,14 @@
 //! stored, validated, watched and authorised; what controllers would do (garbage collection, namespaces that
 //! go away, pods) does not happen.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -148,6 +151,18 @@ impl ApiServer {
     /// When it fails: with what it said.
     pub async fn kubectl(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {
         kubectl(&self.kubeconfig()?, arguments, input).await
+    }
+
+    /// The values of a Secret.
+    pub async fn secret(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>> {
+        let text = self.kubectl(&["-n", namespace, "get", "secret", name, "-o", "json"], None).await?;
+        let secret: serde_json::Value = serde_json::from_str(&text)?;
+        let data = secret["data"].as_object().cloned().unwrap_or_default();
+        let decoded = |(key, value): (String, serde_json::Value)| {
+            let octets = STANDARD.decode(value.as_str().unwrap_or_default())?;
+            Ok((key, String::from_utf8(octets)?))
+        };
+        data.into_iter().map(decoded).collect()
     }
 
     /// Applies YAML.

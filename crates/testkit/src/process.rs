@@ -120,6 +120,8 @@ pub struct Settings {
     pub verifier: SocketAddr,
     /// Where the edge finds delivery, and where it listens.
     pub delivery: SocketAddr,
+    /// A folder of the site with `tls.crt`, `tls.key` and `ca.crt`: the services speak TLS with each other.
+    pub peer: Option<String>,
     /// A kubeconfig: MailDomains come from that cluster, not from the site's folder.
     pub kubeconfig: Option<PathBuf>,
     /// The namespaces whose MailDomains count there; all when empty.
@@ -184,19 +186,23 @@ impl Settings {
                 self.outbound_port, self.retry_initial, self.retry_max_age
             );
         }
-        match self.role {
-            Role::All | Role::Operator | Role::MtaSts => {}
-            Role::Edge => {
-                let _ = writeln!(yaml, "verifier: {{endpoint: \"http://{}\"}}", self.verifier);
-                let _ = writeln!(yaml, "delivery: {{endpoint: \"http://{}\"}}", self.delivery);
-            }
-            Role::Verifier => {
-                let _ = writeln!(yaml, "verifier: {{listen: \"{}\"}}", self.verifier);
-            }
-            Role::Delivery => {
-                let _ = writeln!(yaml, "verifier: {{endpoint: \"http://{}\"}}", self.verifier);
-                let _ = writeln!(yaml, "delivery: {{listen: \"{}\"}}", self.delivery);
-            }
+        let scheme = if self.peer.is_some() { "https" } else { "http" };
+        let (verifier, delivery) = (self.verifier, self.delivery);
+        yaml.push_str(&match self.role {
+            Role::All | Role::Operator | Role::MtaSts => String::new(),
+            Role::Edge => format!(
+                "verifier: {{endpoint: \"{scheme}://{verifier}\"}}\ndelivery: {{endpoint: \"{scheme}://{delivery}\"}}\n"
+            ),
+            Role::Verifier => format!("verifier: {{listen: \"{verifier}\"}}\n"),
+            Role::Delivery => format!(
+                "verifier: {{endpoint: \"{scheme}://{verifier}\"}}\ndelivery: {{listen: \"{delivery}\"}}\n"
+            ),
+        });
+        if let Some(folder) = &self.peer {
+            let _ = writeln!(
+                yaml,
+                "tls: {{peer: {{certificate: {folder}/tls.crt, key: {folder}/tls.key, authority: {folder}/ca.crt, reload_interval: 100ms}}}}"
+            );
         }
         yaml.push_str(&self.extra);
         yaml
@@ -275,6 +281,7 @@ impl Site {
             retry_max_age: "120s",
             verifier: net::free_address()?,
             delivery: net::free_address()?,
+            peer: None,
             kubeconfig: None,
             namespaces: Vec::new(),
             extra: String::new(),

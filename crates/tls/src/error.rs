@@ -45,6 +45,28 @@ pub enum TlsError {
         /// The cause.
         source: rustls::Error,
     },
+    /// The certificate between services is for another part.
+    #[error(
+        "the certificate in {} does not name {name}: give one whose DNS names (subject alternative name) include it",
+        certificate.display()
+    )]
+    Role {
+        /// The certificate file.
+        certificate: PathBuf,
+        /// The name that was looked for.
+        name: String,
+    },
+    /// `tls.peer.domain` is no domain.
+    #[error("tls.peer.domain {0:?} is not a DNS name such as packetboat.internal")]
+    Domain(String),
+    /// The authorities cannot be used to judge peers.
+    #[error("the authorities in {} cannot be used", authority.display())]
+    Authority {
+        /// The file.
+        authority: PathBuf,
+        /// The cause.
+        source: rustls::server::VerifierBuilderError,
+    },
     /// The self-signed certificate could not be made.
     #[error("cannot make a self-signed certificate for {hostname}: check that the hostname is a DNS name")]
     Generate {

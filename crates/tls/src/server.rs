@@ -5,17 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use rustls::client::verify_server_name;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::error::TlsError;
-use crate::files::{Fingerprint, IdentityFiles, server_config};
+use crate::files::{Identity, IdentityFiles, tell_expiry};
+use crate::reload::Reloading;
 use crate::self_signed;
 
 /// What a server presents, and how patient it is.
@@ -52,25 +56,8 @@ impl Default for ServerTlsConfig {
 /// new one. Files that cannot be used are logged, and the last good identity stays.
 #[derive(Clone)]
 pub struct ServerTls {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    files: Vec<IdentityFiles>,
-    config: ArcSwap<ServerConfig>,
+    config: Arc<Reloading<Arc<ServerConfig>>>,
     handshake_timeout: Duration,
-    reload_interval: Duration,
-    seen: Mutex<Seen>,
-}
-
-/// The state of the files when they were last looked at.
-struct Seen {
-    fingerprints: Vec<Fingerprint>,
-    at: Instant,
-}
-
-fn fingerprints(files: &[IdentityFiles]) -> Vec<Fingerprint> {
-    files.iter().map(IdentityFiles::fingerprint).collect()
 }
 
 impl ServerTls {
@@ -88,27 +75,24 @@ impl ServerTls {
             (None, None) => self_signed::in_folder(data_dir, hostname)?,
             _ => return Err(TlsError::HalfConfigured),
         };
-        Self::of(vec![files], config)
+        Self::of(&[files], config, "listeners")
     }
 
     /// Loads identities of which a client is shown the one that holds the name it asks for, and the first when
-    /// none does. Blocks on file reads: call it at start.
+    /// none does. `shown_to` tells in the metrics whose they are. Blocks on file reads: call it at start.
     ///
     /// # Errors
     /// When a file is missing or holds something else, or a key is not its certificate's.
-    pub fn of(files: Vec<IdentityFiles>, config: &ServerTlsConfig) -> Result<Self, TlsError> {
-        // Taken before the files are read: a change meanwhile is then seen as one.
-        let fingerprints = fingerprints(&files);
-        let loaded = server_config(&files)?;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                files,
-                config: ArcSwap::new(loaded),
-                handshake_timeout: config.handshake_timeout,
-                reload_interval: config.reload_interval,
-                seen: Mutex::new(Seen { fingerprints, at: Instant::now() }),
-            }),
-        })
+    pub fn of(
+        files: &[IdentityFiles],
+        config: &ServerTlsConfig,
+        shown_to: &'static str,
+    ) -> Result<Self, TlsError> {
+        let identities: Vec<Identity> = files.iter().map(Identity::from).collect();
+        let watched = identities.iter().flat_map(Identity::paths).collect();
+        let build = move || server_config(&identities, shown_to);
+        let config_of_files = Reloading::load(watched, config.reload_interval, build)?;
+        Ok(Self { config: Arc::new(config_of_files), handshake_timeout: config.handshake_timeout })
     }
 
     /// Does the server's part of the handshake on a connection.
@@ -119,46 +103,60 @@ impl ServerTls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        self.reload_if_changed().await;
-        let acceptor = TlsAcceptor::from(self.shared.config.load_full());
-        let limit = self.shared.handshake_timeout;
-        match timeout(limit, acceptor.accept(stream)).await {
-            Ok(result) => result,
-            Err(_) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("the TLS handshake was not done within {} s", limit.as_secs_f32()),
-            )),
-        }
+        let config = Arc::clone(&*self.config.fresh().await);
+        within(self.handshake_timeout, TlsAcceptor::from(config).accept(stream)).await
     }
+}
 
-    async fn reload_if_changed(&self) {
-        // Whoever finds the lock taken goes on with the identity there is.
-        let Ok(mut seen) = self.shared.seen.try_lock() else { return };
-        if seen.at.elapsed() < self.shared.reload_interval {
-            return;
-        }
-        seen.at = Instant::now();
-        let files = self.shared.files.clone();
-        let before = seen.fingerprints.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let now = fingerprints(&files);
-            (now != before).then(|| (now, server_config(&files)))
-        });
-        let Ok(Some((fingerprints, loaded))) = looked.await else { return };
-        seen.fingerprints = fingerprints;
-        let names: Vec<String> =
-            self.shared.files.iter().map(|files| files.certificate.display().to_string()).collect();
-        let certificate = names.join(", ");
-        match loaded {
-            Ok(config) => {
-                self.shared.config.store(config);
-                tracing::info!(%certificate, "certificate reloaded");
-            }
-            Err(error) => tracing::error!(
-                %certificate,
-                error = &error as &dyn std::error::Error,
-                "changed certificate cannot be used, the one before stays"
-            ),
-        }
+/// A server that presents one of these identities, and asks for none.
+fn server_config(identities: &[Identity], shown_to: &'static str) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let keys = identities.iter().map(|one| certified_key(one, &provider).map(Arc::new));
+    let by_name = ByName(keys.collect::<Result<_, _>>()?);
+    tell_expiry(shown_to, by_name.0.iter().filter_map(|key| key.cert.first()));
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(by_name));
+    Ok(Arc::new(config))
+}
+
+fn certified_key(identity: &Identity, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+    let chain = identity.certificate.certificates()?;
+    CertifiedKey::from_der(chain, identity.key.private_key()?, provider).map_err(identity.mismatch())
+}
+
+/// Shows the first identity whose certificate holds the name that the client asks for, and the first of all to
+/// a client that asks for none, or for another.
+#[derive(Debug)]
+struct ByName(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let asked = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
+        let holds = |key: &&Arc<CertifiedKey>| {
+            let certificate =
+                key.end_entity_cert().ok().and_then(|one| ParsedCertificate::try_from(one).ok());
+            certificate.zip(asked.as_ref()).is_some_and(|(one, name)| verify_server_name(&one, name).is_ok())
+        };
+        let found = match self.0.as_slice() {
+            [only] => Some(only),
+            several => several.iter().find(holds).or(several.first()),
+        };
+        found.cloned()
+    }
+}
+
+/// A handshake that takes no longer than the limit.
+pub(crate) async fn within<S>(
+    limit: Duration,
+    handshake: impl Future<Output = io::Result<S>>,
+) -> io::Result<S> {
+    match timeout(limit, handshake).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("the TLS handshake was not done within {} s", limit.as_secs_f32()),
+        )),
     }
 }

@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::error::TlsError;
-use crate::files::read_chain;
+use crate::files::PemFile;
 
 /// Begins TLS sessions with servers whose certificate must chain to a known authority and hold their name. Cheap
 /// to clone.
@@ -31,7 +31,7 @@ impl TrustedTls {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if let Some(file) = authorities {
-            roots.add_parsable_certificates(read_chain("authorities", file)?);
+            roots.add_parsable_certificates(PemFile::new("authorities", file).certificates()?);
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let client = ClientConfig::builder_with_provider(provider)

@@ -87,7 +87,8 @@ async fn of_several_certificates_the_one_that_is_asked_for_is_shown_and_each_is_
         IdentityFiles { certificate: folder.join("self-signed.crt"), key: folder.join("self-signed.key") }
     };
     let config = ServerTlsConfig { reload_interval: Duration::ZERO, ..ServerTlsConfig::default() };
-    let server = ServerTls::of(folders[..2].iter().map(files).collect(), &config).unwrap();
+    let identities: Vec<_> = folders[..2].iter().map(files).collect();
+    let server = ServerTls::of(&identities, &config, "listeners").unwrap();
     let shown = async |name| shake(&server, name).await.1;
     let (a, b) = (shown("a.example.test").await, shown("b.example.test").await);
     assert_ne!(a, b);

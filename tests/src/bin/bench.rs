@@ -6,27 +6,14 @@
 //! does SPF, DKIM, DMARC and ARC on each message, since that is how it is run; Postfix does not.
 
 use std::net::SocketAddr;
-use std::process::{ExitCode, Stdio};
-use std::time::Duration;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use packetboat_tests::cluster::Row;
-use packetboat_tests::world::{FRIEND, HOSTED, World, at};
+use packetboat_tests::source::{Rates, SESSIONS, SIZE, WARM_UP, number, round, world};
+use testkit::net;
 use testkit::postfix::{Postfix, Settings};
 use testkit::redis::RedisServer;
-use testkit::{net, wait};
-use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
-use tokio::time::{Instant, timeout};
-
-/// Octets of a message.
-const SIZE: usize = 4096;
-/// Parallel sessions of `smtp-source`.
-const SESSIONS: usize = 20;
-/// Messages before the first measured round, so that processes and caches are warm.
-const WARM_UP: usize = 300;
-/// How long one round may take.
-const PATIENCE: Duration = Duration::from_secs(600);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -71,27 +58,10 @@ async fn run() -> Result<()> {
     Ok(())
 }
 
-/// A number from the environment.
-fn number(name: &str, default: usize) -> Result<usize> {
-    match std::env::var(name) {
-        Ok(text) if !text.is_empty() => {
-            text.parse().with_context(|| format!("{name}={text} is not a number"))
-        }
-        _ => Ok(default),
-    }
-}
-
 /// How much to measure.
 struct Plan {
     messages: usize,
     rounds: usize,
-}
-
-/// Messages a second.
-#[derive(Clone, Copy, Debug)]
-struct Rates {
-    accept: f64,
-    end_to_end: f64,
 }
 
 impl Plan {
@@ -110,47 +80,6 @@ impl Plan {
         rounds.sort_by(|a, b| a.end_to_end.total_cmp(&b.end_to_end));
         Ok(rounds[rounds.len() / 2])
     }
-}
-
-/// One load: starts the sink, sends, and takes the time of both ends.
-async fn round(messages: usize, server: SocketAddr, sink: SocketAddr) -> Result<Rates> {
-    let mut receiving = start_sink(messages, sink).await?;
-    let begin = Instant::now();
-    let source = Command::new("/usr/sbin/smtp-source")
-        .args(["-s", &SESSIONS.to_string(), "-l", &SIZE.to_string(), "-m", &messages.to_string()])
-        .args(["-f", &at("dave", FRIEND), "-t", &at("alice", HOSTED), "-M", "mail.friend.test"])
-        .arg(server.to_string())
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let source = timeout(PATIENCE, source).await.context("smtp-source took too long")?;
-    let source = source.context("starting smtp-source (package postfix)")?;
-    let accepted = begin.elapsed();
-    ensure!(source.status.success(), "smtp-source: {}", String::from_utf8_lossy(&source.stderr));
-    let left = PATIENCE.saturating_sub(accepted);
-    let status = timeout(left, receiving.wait()).await.context("the sink did not get all messages")??;
-    let arrived = begin.elapsed();
-    ensure!(status.success(), "smtp-sink ended with {status}");
-    let rate = |elapsed: Duration| messages as f64 / elapsed.as_secs_f64();
-    Ok(Rates { accept: rate(accepted), end_to_end: rate(arrived) })
-}
-
-/// A sink that ends by itself once it has got all messages.
-async fn start_sink(messages: usize, address: SocketAddr) -> Result<Child> {
-    let mut child = Command::new("/usr/sbin/smtp-sink")
-        // It insists on a user to become when root starts it.
-        .args(["-u", "nobody", "-M", &messages.to_string(), &address.to_string(), "1000"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .context("starting smtp-sink (package postfix)")?;
-    wait::until_true("smtp-sink to listen", Duration::from_secs(10), async || {
-        matches!(child.try_wait(), Ok(Some(_))) || TcpStream::connect(address).await.is_ok()
-    })
-    .await?;
-    ensure!(child.try_wait()?.is_none(), "smtp-sink ended at once");
-    Ok(child)
 }
 
 /// Postfix with its brakes off: as many processes and connections as the load can use, no rate limits,
@@ -173,16 +102,6 @@ async fn postfix(plan: &Plan) -> Result<Rates> {
         .with("virtual_alias_maps", "");
     let postfix = Postfix::start(&settings).await?;
     plan.measure("Postfix", postfix.address(), sink).await
-}
-
-/// The world with the hosted domain routed to the sink.
-async fn world(sink: SocketAddr) -> Result<World> {
-    let world = World::new().await?;
-    world.host(
-        "recipients: {mode: List, addresses: [alice]}",
-        &format!("{{smtp: {{address: \"{sink}\"}}}}"),
-    )?;
-    Ok(world)
 }
 
 async fn embedded(plan: &Plan) -> Result<Rates> {

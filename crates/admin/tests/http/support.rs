@@ -114,7 +114,8 @@ pub(crate) async fn put(queue: &Arc<dyn Queue>, to: &str, next_hop: &str) -> Res
         quarantine: false,
         accepted_at: Default::default(),
     };
-    let recipient = Recipient { address: to.parse()?, original: None, standing: Standing::Pending };
+    let recipient =
+        Recipient { address: to.parse()?, original: None, standing: Standing::Pending, attempt: None };
     let entry = NewEntry {
         next_hop: NextHop(next_hop.to_owned()),
         tenant: queue::Tenant::default(),

@@ -22,7 +22,7 @@ impl Session {
         let Some(transaction) = self.transaction.take() else {
             return self.say(Reply::new(503, EnhancedCode(5, 5, 1), "Send MAIL and RCPT first"));
         };
-        let span = transaction.span.clone();
+        let (id, span) = (transaction.id, transaction.span.clone());
         let reply = self.transfer(transaction).instrument(span.clone()).await;
         self.rules.transaction_over();
         let outcome = match &reply {
@@ -40,7 +40,7 @@ impl Session {
         })?;
         Transaction::tell(&span, &reply);
         let _entered = span.entered();
-        tracing::info!(client = %self.client_ip(), %reply, "message {outcome}");
+        tracing::info!(queue_id = %id, client = %self.client_ip(), %reply, "message {outcome}");
         self.say(reply)
     }
 

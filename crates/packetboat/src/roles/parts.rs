@@ -13,12 +13,12 @@ use mta_sts::{Policies, PolicyServer};
 use operator::record::declared_policy;
 use proto::client::Peers;
 use proto::server::GrpcServer;
-use proto::{Delivery, PeerTls, Verifier};
+use proto::{Delivery, Verifier};
 use queue::Queue;
 use queue::embedded::EmbeddedQueue;
 use queue::redis::RedisQueue;
 use queue::spool::{Index, SpooledQueue};
-use tls::ServerTls;
+use tls::{PeerRole, PeerTls, ServerTls};
 
 use crate::services::Process;
 use crate::settings::{Backend, DomainSource, Settings, Wire};
@@ -148,7 +148,7 @@ pub(crate) fn policy_tls(settings: &Settings) -> Result<Option<ServerTls>> {
     }
     let loaded = match config.certificates.as_slice() {
         [] => ServerTls::load(&settings.tls, &settings.data_dir, &settings.hostname),
-        files => ServerTls::of(files.to_vec(), &settings.tls),
+        files => ServerTls::of(files, &settings.tls, "policies"),
     };
     loaded.map(Some).context("TLS of the policies cannot be set up")
 }
@@ -182,40 +182,38 @@ pub(super) async fn policy_server(settings: &Settings, domains: &Domains) -> Res
 }
 
 /// The certificates between services, where they are set.
-pub(crate) fn peer_tls(settings: &Settings) -> Result<Option<PeerTls>> {
-    let Some(files) = &settings.peer_tls else { return Ok(None) };
-    let read = |key: &str, path: &std::path::Path| {
-        std::fs::read(path).with_context(|| format!("cannot read {}, set as tls.peer.{key}", path.display()))
-    };
-    Ok(Some(PeerTls {
-        certificate: read("certificate", &files.certificate)?,
-        key: read("key", &files.key)?,
-        authority: read("authority", &files.authority)?,
-    }))
+pub(crate) fn peer_tls(settings: &Settings, role: PeerRole) -> Result<Option<PeerTls>> {
+    let load = |config| PeerTls::load(config, role).context("TLS between services cannot be set up");
+    settings.peer_tls.as_ref().map(load).transpose()
 }
 
 /// The way to a service in other processes.
-pub(super) async fn peers(wire: &Wire, tls: Option<&PeerTls>, process: &Process) -> Result<Peers> {
-    Peers::watch(&wire.endpoints, tls, process.background.clone())
+pub(super) async fn peers(
+    wire: &Wire,
+    service: PeerRole,
+    tls: Option<&PeerTls>,
+    process: &Process,
+) -> Result<Peers> {
+    Peers::watch(&wire.endpoints, service, tls.cloned(), wire.connection_age, process.background.clone())
         .await
         .with_context(|| format!("the service at {} cannot be used", wire.endpoints.join(", ")))
 }
 
 /// A bound gRPC server, at the address of this setting.
-pub(super) async fn grpc_server(key: &str, wire: &Wire, settings: &Settings) -> Result<GrpcServer> {
+pub(super) async fn grpc_server(key: &str, wire: &Wire, tls: Option<PeerTls>) -> Result<GrpcServer> {
     let address = wire.listen.with_context(|| format!("{key} is missing"))?;
-    let tls = peer_tls(settings)?;
-    if tls.is_none() && !address.ip().is_loopback() {
+    let closed = tls.is_some();
+    if !closed && !address.ip().is_loopback() {
         tracing::warn!(
             %address,
             setting = key,
             "whoever reaches this address can use the service: set tls.peer, or close the network to others"
         );
     }
-    let server = GrpcServer::bind(&address.to_string(), tls.as_ref())
+    let server = GrpcServer::bind(&address.to_string(), tls, wire.connection_age)
         .await
         .with_context(|| format!("the gRPC server of {key} cannot start"))?;
-    tracing::info!(setting = key, address = %server.address()?, tls = tls.is_some(), "listening");
+    tracing::info!(setting = key, address = %server.address()?, tls = closed, "listening");
     Ok(server)
 }
 

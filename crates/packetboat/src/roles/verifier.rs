@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use domains::SecretsWanted;
+use tls::PeerRole;
 
 use super::parts;
 use crate::services::{Process, Services};
@@ -14,7 +15,8 @@ pub(super) async fn build(settings: &Settings, process: &Process) -> Result<Serv
     let domains = parts::domains(settings, wanted, process).await?;
     let verifier = verifier::build(settings.verifier.clone(), verifier::Deps { domains })
         .context("the verifier cannot be set up")?;
-    let server = parts::grpc_server("verifier.listen", &settings.verifier_wire, settings).await?;
+    let peer_tls = parts::peer_tls(settings, PeerRole::Verifier)?;
+    let server = parts::grpc_server("verifier.listen", &settings.verifier_wire, peer_tls).await?;
     let admin = parts::admin(settings, process, None, Vec::new()).await?;
 
     let mut services = Services::new(process);

@@ -15,16 +15,17 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path as FilePath, PathBuf};
+use std::time::Duration;
 
 use delivery::outbound::OutboundConfig;
 use dns::DnsConfig;
 use domains::Namespaces;
 use edge::config::{Limits, Listener};
 use serde::Serialize;
-use tls::{ClientTlsConfig, ServerTlsConfig};
+use tls::{ClientTlsConfig, PeerTlsConfig, ServerTlsConfig};
 
 pub(crate) use reader::Problem;
-pub(crate) use sections::{Backend, PeerFiles, QueueSettings};
+pub(crate) use sections::{Backend, QueueSettings};
 
 use document::{Node, Path};
 use reader::Reader;
@@ -93,12 +94,15 @@ impl fmt::Display for Role {
 }
 
 /// How a service is reached, and where it listens.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Wire {
     /// Where others find it.
     pub(crate) endpoints: Vec<String>,
     /// Where it listens itself.
     pub(crate) listen: Option<SocketAddr>,
+    /// Its connections end after so long, without breaking a call: clients then spread over new pods, and
+    /// show the certificates of the day. Default 5 min.
+    pub(crate) connection_age: Duration,
 }
 
 /// Where MailDomains come from.
@@ -127,7 +131,7 @@ pub(crate) struct Settings {
     pub(crate) edge: Limits,
     pub(crate) tls: ServerTlsConfig,
     /// Mutual TLS between services.
-    pub(crate) peer_tls: Option<PeerFiles>,
+    pub(crate) peer_tls: Option<PeerTlsConfig>,
     pub(crate) queue: QueueSettings,
     pub(crate) outbound: OutboundConfig,
     pub(crate) outbound_tls: ClientTlsConfig,

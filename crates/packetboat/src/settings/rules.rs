@@ -1,12 +1,16 @@
 //! What must agree across sections, and what a section's type cannot say by itself.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use edge::config::Listener;
 
 use super::document::Path;
 use super::reader::Reader;
 use super::{Backend, Settings, Wire};
+
+/// The least that a connection between services lives.
+const SHORTEST_AGE: Duration = Duration::from_millis(100);
 
 /// Notes what does not fit together.
 pub(super) fn check(settings: &Settings, reader: &mut Reader) {
@@ -35,6 +39,7 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
         reader.problem(&Path::of(&format!("{section}.{setting}")), format!("it {why}"));
     }
     source_pools(settings, reader);
+    peer_certificates(settings, reader);
     if let Err(error) = settings.telemetry.check() {
         reader.problem(&Path::of("telemetry"), error.to_string());
     }
@@ -126,14 +131,40 @@ fn lifetimes(settings: &Settings, reader: &mut Reader) {
     }
 }
 
+/// What the operator makes is what the services look for, and nothing runs out while it is replaced.
+fn peer_certificates(settings: &Settings, reader: &mut Reader) {
+    let made = &settings.operator.peer_certificates;
+    if made.enabled && !made.is_sound() {
+        let text = "lifetime must be six times propagation at least, and authority_lifetime no shorter than lifetime";
+        reader.problem(&Path::of("operator.peer_certificates"), text);
+    }
+    if let Some(used) = settings.peer_tls.as_ref().filter(|used| made.enabled && used.domain != made.domain) {
+        let text = format!("the services look for names in {}, which is tls.peer.domain", used.domain);
+        reader.problem(&Path::of("operator.peer_certificates.domain"), text);
+    }
+}
+
 fn endpoints(settings: &Settings, service: &str, wire: &Wire, reader: &mut Reader) {
     let (one, several) = (format!("{service}.endpoint"), format!("{service}.endpoints"));
     let path = if reader.has(&Path::of(&several)) { Path::of(&several) } else { Path::of(&one) };
+    if wire.connection_age < SHORTEST_AGE {
+        let text = format!(
+            "it must be {} at least, so that a connection carries a call",
+            domains::duration::format(SHORTEST_AGE)
+        );
+        reader.problem(&Path::of(&format!("{service}.connection_age")), text);
+    }
     for endpoint in &wire.endpoints {
         match endpoint.parse::<hyper::Uri>() {
             Ok(uri) if uri.host().is_some() && uri.port_u16().is_some() => match uri.scheme_str() {
-                Some("http") => {}
+                Some("http") if settings.peer_tls.is_none() => {}
                 Some("https") if settings.peer_tls.is_some() => {}
+                Some("http") => reader.problem(
+                    &path,
+                    format!(
+                        "{endpoint} asks for plain text, which no service with tls.peer takes: write https://"
+                    ),
+                ),
                 Some("https") => reader.problem(
                     &path,
                     format!("{endpoint} asks for TLS: set tls.peer with certificate, key and authority"),

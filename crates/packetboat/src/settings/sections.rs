@@ -7,15 +7,19 @@ use domains::Namespaces;
 use edge::config::{Kind, Listener};
 use edge::proxy::Network;
 use serde::Deserialize;
+use tls::PeerTlsConfig;
 
 use super::document::{Node, Path};
 use super::reader::{Reader, section};
 use super::{ADMIN, DomainSource, Settings, Wire};
 
 /// The keys of `verifier` and `delivery` that say how the service is reached.
-const WIRE: &[&str] = &["endpoint", "endpoints", "listen"];
+const WIRE: &[&str] = &["endpoint", "endpoints", "listen", "connection_age"];
 /// The same for delivery, with a key whose place is elsewhere.
-const DELIVERY: &[&str] = &["endpoint", "endpoints", "listen", "retry"];
+const DELIVERY: &[&str] = &["endpoint", "endpoints", "listen", "connection_age", "retry"];
+
+/// How long a connection between services lives unless told otherwise.
+const CONNECTION_AGE: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// A message may be on its way into the queue for this long, and must not be taken for an orphan.
 const SHORTEST_ORPHAN_AGE: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -42,17 +46,6 @@ pub(crate) enum Backend {
     Redis,
 }
 
-/// The files of mutual TLS between services.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PeerFiles {
-    /// PEM of our certificate, with its chain.
-    pub(crate) certificate: PathBuf,
-    /// PEM of its private key.
-    pub(crate) key: PathBuf,
-    /// PEM of the authority whose certificates are trusted.
-    pub(crate) authority: PathBuf,
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ListenerSettings {
@@ -70,6 +63,12 @@ enum KindSetting {
     Mx,
     Submission,
 }
+
+/// A duration as people write it.
+#[derive(Deserialize)]
+struct Age(
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")] std::time::Duration,
+);
 
 /// When TLS begins.
 #[derive(Default, Clone, Copy, PartialEq, Deserialize)]
@@ -97,14 +96,6 @@ impl TryFrom<String> for NetworkSetting {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse().map(Self)
     }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct PeerSettings {
-    certificate: Option<PathBuf>,
-    key: Option<PathBuf>,
-    authority: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -172,7 +163,7 @@ pub(super) fn read(reader: &mut Reader, file: &FilePath) -> Settings {
         listeners: listeners(reader),
         edge: reader.section(&section("edge", &[])),
         tls,
-        peer_tls: peer_files(reader, &base),
+        peer_tls: peer_tls(reader, &base),
         queue: queue(reader),
         outbound,
         outbound_tls: reader.section(&section("outbound.tls", &[])),
@@ -309,9 +300,9 @@ fn listener(reader: &mut Reader, path: &Path) -> Option<Listener> {
     })
 }
 
-fn peer_files(reader: &mut Reader, base: &FilePath) -> Option<PeerFiles> {
+fn peer_tls(reader: &mut Reader, base: &FilePath) -> Option<PeerTlsConfig> {
     let path = Path::of("tls.peer");
-    let settings: PeerSettings = reader.value(&path)?;
+    let mut config: PeerTlsConfig = reader.value(&path)?;
     for key in ["certificate", "key", "authority"] {
         let at = path.clone().key(key);
         if !reader.has(&at) {
@@ -321,11 +312,10 @@ fn peer_files(reader: &mut Reader, base: &FilePath) -> Option<PeerFiles> {
             );
         }
     }
-    Some(PeerFiles {
-        certificate: base.join(settings.certificate?),
-        key: base.join(settings.key?),
-        authority: base.join(settings.authority?),
-    })
+    for file in [&mut config.certificate, &mut config.key, &mut config.authority] {
+        *file = base.join(&*file);
+    }
+    Some(config)
 }
 
 fn queue(reader: &mut Reader) -> QueueSettings {
@@ -378,7 +368,9 @@ fn wire(reader: &mut Reader, service: &str) -> Wire {
     }
     let mut endpoints: Vec<String> = reader.value(&several).unwrap_or_default();
     endpoints.extend(reader.value::<String>(&one));
-    Wire { endpoints, listen: reader.value(&path.key("listen")) }
+    let age: Option<Age> = reader.value(&path.clone().key("connection_age"));
+    let connection_age = age.map_or(CONNECTION_AGE, |Age(age)| age);
+    Wire { endpoints, listen: reader.value(&path.key("listen")), connection_age }
 }
 
 fn delivery(reader: &mut Reader, hostname: &str, base: PathBuf) -> delivery::Config {

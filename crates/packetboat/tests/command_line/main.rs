@@ -4,7 +4,6 @@
 
 mod check;
 mod crds;
-mod peers;
 mod queue;
 mod roles;
 mod support;

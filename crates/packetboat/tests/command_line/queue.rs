@@ -81,7 +81,15 @@ async fn hand_over(endpoint: String, to: &str) -> QueueId {
         disposition: Disposition::Deliver.into(),
     };
     let begin = AcceptBegin { queue_id: id.to_string(), envelope: Some(envelope), declared_size: 0 };
-    let peers = Peers::watch(&[endpoint], None, CancellationToken::new()).await.unwrap();
+    let peers = Peers::watch(
+        &[endpoint],
+        tls::PeerRole::Delivery,
+        None,
+        Duration::from_secs(300),
+        CancellationToken::new(),
+    )
+    .await
+    .unwrap();
     let frames = vec![Frame::Begin(begin), Frame::Chunk(content), Frame::Commit(commit)];
     assert!(DeliveryClient(peers).accept(frames_of(frames)).await.unwrap().fresh);
     id

@@ -13,7 +13,8 @@ use queue::{
 pub(crate) fn message(octets: usize, next_hop: &str) -> anyhow::Result<NewMessage> {
     let address: smtp::Mailbox = "alice@example.com".parse()?;
     let inline = Content::from(bytes::Bytes::from(vec![b'x'; octets]));
-    let recipient = Recipient { address: address.clone(), original: None, standing: Standing::Pending };
+    let recipient =
+        Recipient { address: address.clone(), original: None, standing: Standing::Pending, attempt: None };
     let envelope = Envelope {
         reverse_path: smtp::ReversePath::Null,
         recipients: vec![address],

@@ -38,7 +38,7 @@ fn message() -> NewMessage {
     let entry = NewEntry {
         next_hop: NextHop("mx:a".to_owned()),
         tenant: Tenant::default(),
-        recipients: vec![Recipient { address, original: None, standing: Standing::Pending }],
+        recipients: vec![Recipient { address, original: None, standing: Standing::Pending, attempt: None }],
         max_age: 120 * HOUR,
     };
     NewMessage { record, inline: Content::from(Bytes::from_static(b"\r\n")), entries: vec![entry] }

@@ -11,7 +11,8 @@ use smtp::{Domain, Mailbox, ReversePath};
 pub(crate) fn message(next_hop: &str) -> NewMessage {
     let address = Mailbox::new("a", Domain::Name("b.example".to_owned())).unwrap();
     let inline = Content::from(bytes::Bytes::from_static(b"Subject: test\r\n\r\nbody\r\n"));
-    let recipient = Recipient { address: address.clone(), original: None, standing: Standing::Pending };
+    let recipient =
+        Recipient { address: address.clone(), original: None, standing: Standing::Pending, attempt: None };
     let envelope = Envelope {
         reverse_path: ReversePath::Null,
         recipients: vec![address],

@@ -386,7 +386,12 @@ fn request(max: usize, duration: u64, except: &[String]) -> LeaseRequest {
 
 fn recipients() -> Vec<Recipient> {
     let recipient = |text: &str| -> Option<Recipient> {
-        Some(Recipient { address: text.parse().ok()?, original: None, standing: Standing::Pending })
+        Some(Recipient {
+            address: text.parse().ok()?,
+            original: None,
+            standing: Standing::Pending,
+            attempt: None,
+        })
     };
     ["a@b.example", "b@b.example"].into_iter().filter_map(recipient).collect()
 }
