@@ -120,6 +120,9 @@ async fn configuration_is_taken() -> Result<()> {
         let mut config: Value = serde_saphyr::from_str(text)?;
         // The certificates are not here.
         config.as_object_mut().context("no map")?.remove("tls");
+        if let Some(policies) = config.get_mut("mta_sts").and_then(Value::as_object_mut) {
+            policies.remove("certificates");
+        }
         for service in ["verifier", "delivery"] {
             let endpoint =
                 config[service]["endpoint"].as_str().context("no endpoint")?.replace("https:", "http:");

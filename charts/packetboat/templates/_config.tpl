@@ -18,10 +18,18 @@ is secret comes by environment variables. */}}
 {{- if and .Values.redis.embedded.enabled (not .Values.redis.embedded.existingSecret) }}
 {{- $_ := set $operator "redis_password_secret" (include "packetboat.redisSecret" .) }}
 {{- end }}
-{{- if .Values.peerTLS.operator.enabled }}
+{{- if eq (include "packetboat.peerMaker" . | trim) "operator" }}
 {{- $_ := set $operator "peer_certificates" (dict "enabled" true "secret_prefix" (printf "%s-peer" $name) "domain" .Values.peerTLS.domain) }}
 {{- end }}
 {{- $_ := set $config "operator" $operator }}
+{{- with .Values.mtaSts }}
+{{- if .enabled }}
+{{- $certificates := list }}
+{{- range .certificates }}{{ $certificates = append $certificates (dict "certificate" (printf "/mta-sts/%s/tls.crt" .) "key" (printf "/mta-sts/%s/tls.key" .)) }}{{ end }}
+{{- $_ := set $config "mta_sts" (dict "listen" "0.0.0.0:8443" "plain" .plain) }}
+{{- if .plain }}{{ $_ := set $config.mta_sts "max_connections_per_client" 1000 }}{{ else }}{{ $_ := set $config.mta_sts "certificates" $certificates }}{{ end }}
+{{- end }}
+{{- end }}
 {{- with .Values.dns.servers }}{{ $_ := set $config "dns" (dict "servers" .) }}{{ end }}
 {{- /* What is under way may go on until shortly before the pod is killed: calls and the admin server end, too. */}}
 {{- $edge := dict "drain" (printf "%ds" (sub .Values.edge.terminationGracePeriodSeconds (add .Values.edge.preStopSeconds 15) | max 1)) }}
@@ -163,14 +171,11 @@ before in the place of $(NAME). */}}
 {{- $peer := .Values.peerTLS }}
 {{- $given := list }}
 {{- range $role, $secret := $peer.existingSecrets }}{{ if $secret }}{{ $given = append $given $role }}{{ end }}{{ end }}
-{{- if gt (add (ternary 1 0 $peer.operator.enabled) (ternary 1 0 $peer.certManager.enabled) (ternary 1 0 (gt (len $given) 0))) 1 }}
-{{- fail "certificates between services come from one place: keep one of peerTLS.operator, peerTLS.certManager and peerTLS.existingSecrets" }}
+{{- if and $given $peer.certManager.enabled }}
+{{- fail "certificates between services are cert-manager's or yours: keep one of peerTLS.certManager and peerTLS.existingSecrets" }}
 {{- end }}
 {{- if has (len $given) (list 1 2) }}
 {{- fail "peerTLS.existingSecrets needs a Secret for each of edge, verifier and delivery" }}
-{{- end }}
-{{- if and $peer.operator.enabled (not .Values.operator.enabled) }}
-{{- fail "peerTLS.operator needs operator.enabled" }}
 {{- end }}
 {{- if and .Values.delivery.keda.enabled .Values.delivery.autoscaling.enabled }}
 {{- fail "delivery.keda makes a HorizontalPodAutoscaler itself: keep one of delivery.keda.enabled and delivery.autoscaling.enabled" }}
@@ -180,6 +185,20 @@ before in the place of $(NAME). */}}
 {{- end }}
 {{- if and .Values.domains.clusterWide .Values.domains.namespaces }}
 {{- fail "domains.clusterWide is for all namespaces, domains.namespaces for some: keep one" }}
+{{- end }}
+{{- with .Values.mtaSts }}
+{{- if and .enabled (not .plain) (not .certificates) }}
+{{- fail "mtaSts.certificates is missing: Secrets with certificates for mta-sts.DOMAIN; or set mtaSts.plain behind an Ingress that has them" }}
+{{- end }}
+{{- if and .enabled .plain .certificates }}
+{{- fail "mtaSts.plain is without certificates: keep one of mtaSts.plain and mtaSts.certificates" }}
+{{- end }}
+{{- if and .ingress.enabled (not .plain) }}
+{{- fail "mtaSts.ingress is for mtaSts.plain: an Ingress ends TLS" }}
+{{- end }}
+{{- if and .enabled (or .ingress.enabled $.Values.gateway.mtaSts) (not .hosts) }}
+{{- fail "mtaSts.hosts is missing: the hosts that the Ingress or route is for" }}
+{{- end }}
 {{- end }}
 {{- $proxied := .Values.edge.proxyProtocol }}
 {{- if and (or $proxied.service.enabled .Values.gateway.proxyProtocol) (not $proxied.trusted) }}

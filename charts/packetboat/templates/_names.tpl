@@ -25,13 +25,27 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- if .Values.image.digest }}{{ .Values.image.repository }}@{{ .Values.image.digest }}{{ else }}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
+{{/* Who makes the certificates between services: existing (they are there), cert-manager or operator; nobody. */}}
+{{- define "packetboat.peerMaker" -}}
+{{- $peer := .Values.peerTLS }}
+{{- if $peer.existingSecrets.edge }}existing
+{{- else if $peer.certManager.enabled }}cert-manager
+{{- else if and $peer.operator.enabled .Values.operator.enabled }}operator
+{{- end }}
+{{- end }}
+
 {{/* The Secret with the certificate that a role shows to the other services: root, role. Nothing without TLS. */}}
 {{- define "packetboat.peerSecret" -}}
-{{- $peer := .root.Values.peerTLS }}
-{{- if not (has .role (list "edge" "verifier" "delivery")) }}
-{{- else if or $peer.operator.enabled $peer.certManager.enabled }}{{ include "packetboat.fullname" .root }}-peer-{{ .role }}
-{{- else }}{{ get $peer.existingSecrets .role }}
+{{- $maker := include "packetboat.peerMaker" .root | trim }}
+{{- if or (not $maker) (not (has .role (list "edge" "verifier" "delivery"))) }}
+{{- else if eq $maker "existing" }}{{ get .root.Values.peerTLS.existingSecrets .role }}
+{{- else }}{{ include "packetboat.fullname" .root }}-peer-{{ .role }}
 {{- end }}
+{{- end }}
+
+{{/* The values of a role. */}}
+{{- define "packetboat.valuesKey" -}}
+{{- ternary "mtaSts" . (eq . "mta-sts") }}
 {{- end }}
 
 {{/* The Secret with the password of the embedded Redis. */}}

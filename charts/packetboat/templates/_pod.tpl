@@ -79,6 +79,11 @@ affinity: {{- toYaml . | nindent 2 }}
     # Until somebody has made them, the pod waits.
     items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}, {key: ca.crt, path: ca.crt}]
 {{- end }}
+{{- if eq .role "mta-sts" }}
+{{- range .values.certificates }}
+- {name: certificate-{{ . | replace "." "-" }}, secret: {secretName: {{ . }}, defaultMode: 288}}
+{{- end }}
+{{- end }}
 {{- if and (eq .role "delivery") .root.Values.redis.tls.secret }}
 - {name: redis-tls, secret: {secretName: {{ .root.Values.redis.tls.secret }}, defaultMode: 288}}
 {{- end }}
@@ -96,6 +101,11 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- if $peer }}
 - {name: peer, mountPath: /peer, readOnly: true}
+{{- end }}
+{{- if eq .role "mta-sts" }}
+{{- range .values.certificates }}
+- {name: certificate-{{ . | replace "." "-" }}, mountPath: /mta-sts/{{ . }}, readOnly: true}
+{{- end }}
 {{- end }}
 {{- if and (eq .role "delivery") .root.Values.redis.tls.secret }}
 - {name: redis-tls, mountPath: /redis-tls, readOnly: true}

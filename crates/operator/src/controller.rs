@@ -67,8 +67,8 @@ pub struct Config {
     pub concurrency: u16,
     /// Every MailDomain's ownership is to be proven by a TXT record, whether it asks for that or not. Default no.
     pub require_ownership: bool,
-    /// The Secret with the password of the Redis that belongs to this installation, in `lease_namespace`: made with a
-    /// random one when it is not there. None when absent.
+    /// The Secret with the password of the Redis that belongs to this installation, in `lease_namespace`: a random one
+    /// is put there when there is none. Absent: nothing is.
     pub redis_password_secret: Option<String>,
     /// MTA-STS: how policies are looked at from outside.
     pub mta_sts: PolicyConfig,

@@ -1,7 +1,7 @@
-//! The password of the Redis that a release brings: a random one, in a Secret that is made when it is not there.
+//! The password of the Redis that a release brings: a random one, in a Secret that waits for it, or is made.
 //!
-//! The Secret is never written again: Redis and the delivery service have read it. Who wants another password
-//! deletes it, and restarts both when it has been made anew.
+//! Once it is there it is never written again: Redis and the delivery service have read it. Who wants another
+//! password empties the Secret, and restarts both when it has been filled anew.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -48,28 +48,36 @@ pub(crate) async fn keep(client: &Client, namespace: &str, name: &str, shutdown:
 
 /// Whether it had to be made.
 async fn ensure(api: &Api<Secret>, name: &str) -> Result<bool, Error> {
-    if api.get_metadata_opt(name).await.map_err(Error::kube("looking for the password of Redis"))?.is_some() {
+    let found = api.get_opt(name).await.map_err(Error::kube("reading the password of Redis"))?;
+    let filled = |secret: &Secret| {
+        let data = secret.data.as_ref();
+        data.is_some_and(|data| [PASSWORD, SHA256].iter().all(|key| data.contains_key(*key)))
+    };
+    if found.as_ref().is_some_and(filled) {
         return Ok(false);
     }
-    let password = hex(&rand::random::<[u8; 32]>());
-    let secret = Secret {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            labels: Some(BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned())])),
-            ..ObjectMeta::default()
-        },
-        string_data: Some(BTreeMap::from([
-            (SHA256.to_owned(), hex(&Sha256::digest(&password))),
-            (PASSWORD.to_owned(), password),
-        ])),
+    let is_new = found.is_none();
+    let mut secret = found.unwrap_or_else(|| Secret {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
         ..Secret::default()
-    };
+    });
+    let password = hex(&rand::random::<[u8; 32]>());
+    secret.string_data = Some(BTreeMap::from([
+        (SHA256.to_owned(), hex(&Sha256::digest(&password))),
+        (PASSWORD.to_owned(), password),
+    ]));
     let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-    match api.create(&params, &secret).await {
+    let written = if is_new {
+        api.create(&params, &secret).await
+    } else {
+        // With its version: it fails when somebody has written it since.
+        api.replace(name, &params, &secret).await
+    };
+    match written {
         Ok(_) => Ok(true),
         // Somebody was faster.
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-        Err(error) => Err(Error::kube("making the password of Redis")(error)),
+        Err(error) => Err(Error::kube("writing the password of Redis")(error)),
     }
 }
 
