@@ -39,6 +39,12 @@ impl Cluster {
             [Row::start(world, &redis, "a", &adjust).await?, Row::start(world, &redis, "b", &adjust).await?];
         Ok(Self { redis, rows })
     }
+
+    /// A metric of both delivery services together.
+    pub async fn sum_of(&self, metric: &str) -> Result<f64> {
+        let [a, b] = &self.rows;
+        Ok(a.delivery.1.metric(metric).await? + b.delivery.1.metric(metric).await?)
+    }
 }
 
 /// Settings of services that speak TLS with the certificates in `peer-ROLE`, and begin new connections all

@@ -44,13 +44,15 @@ pub struct Outcome {
     pub duplicated: usize,
     /// The longest time in which no message was accepted.
     pub stall: Duration,
+    /// Attempts at delivery that the services counted, since each began.
+    pub attempts: usize,
     /// What else is to be told.
     pub note: String,
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { accepted, lost, duplicated, stall, note } = self;
+        let Self { accepted, lost, duplicated, stall, note, .. } = self;
         let stall = stall.as_secs_f64();
         write!(f, "accepted={accepted} lost={lost} duplicated={duplicated} stall={stall:.1}s")?;
         if note.is_empty() { Ok(()) } else { write!(f, " ({note})") }
@@ -64,6 +66,7 @@ impl From<(Balance, Duration)> for Outcome {
             lost: balance.missing.len(),
             duplicated: balance.duplicates,
             stall,
+            attempts: 0,
             note: String::new(),
         }
     }
@@ -98,7 +101,8 @@ pub async fn under_load(
     let later = |code: &&String| ["421", "451", "452"].contains(&&code[..3]);
     let others: Vec<&String> = answers.deferred.keys().filter(|code| !later(code)).collect();
     ensure!(others.is_empty(), "answered besides 421, 451 and 452: {others:?}");
-    Ok(Outcome { note: answers.to_string(), ..(balance, stall).into() })
+    let attempts = cluster.sum_of("packetboat_delivery_attempts_total").await? as usize;
+    Ok(Outcome { note: answers.to_string(), attempts, ..(balance, stall).into() })
 }
 
 /// [`MESSAGES`] to Alice.

@@ -125,7 +125,7 @@ pub async fn name_servers_answer_wrongly() -> Result<Outcome> {
 pub async fn packets_lost() -> Result<Outcome> {
     let redis = RedisServer::start().await?;
     let port = redis.address().port();
-    under_load(redis, |_| {}, async |_, _, _| {
+    let outcome = under_load(redis, |_| {}, async |_, _, _| {
         let lossy = format!(
             "table inet chaos {{\n chain in {{\n type filter hook input priority 0\n \
              tcp dport {port} numgen random mod 3 == 0 drop\n tcp sport {port} numgen random mod 3 == 0 drop\n }}\n}}\n"
@@ -134,7 +134,15 @@ pub async fn packets_lost() -> Result<Outcome> {
         sleep(loss_lasts()?).await;
         nft("delete table inet chaos").await
     })
-    .await
+    .await?;
+    // Mail that is here once is tried once: nobody tries harder for not being heard.
+    let most = (outcome.accepted + outcome.duplicated) * 11 / 10;
+    ensure!(
+        (outcome.accepted..=most).contains(&outcome.attempts),
+        "{} attempts: {outcome}",
+        outcome.attempts
+    );
+    Ok(outcome)
 }
 
 /// `LOSS_SECONDS` of the environment; half a minute without it.

@@ -19,6 +19,8 @@ use crate::load::{Load, wait_for_balance};
 use crate::world::{DEAD, HOSTED, PLAIN, World, at};
 
 const FEW: usize = 60;
+/// What the log says of a message whose peer broke off before it answered for it.
+const AMBIGUOUS: &str = "no answer to the end of the message";
 
 /// Two of each service, the hosted domain's mail going to an LMTP server of ours; leases last `lease`.
 struct Scene {
@@ -84,6 +86,10 @@ pub async fn peer_breaks_off_after_the_dot() -> Result<Outcome> {
     scene.load(&at("dave", PLAIN), &at("alice", HOSTED), FEW).start(&scene.ledger).finish().await?;
     let outcome = scene.settle().await?;
     ensure!(outcome.duplicated <= 20, "{outcome}");
+    let told = scene.cluster.sum_of("packetboat_outbound_ambiguous_total").await?;
+    ensure!(told == 20.0, "{told} of 20 lost answers were counted as ambiguous");
+    let logs = scene.cluster.rows.iter().map(|row| row.delivery.1.log().matches(AMBIGUOUS).count());
+    ensure!(logs.sum::<usize>() == 20, "not each is in the log");
     Ok(outcome)
 }
 
@@ -139,6 +145,12 @@ pub async fn poison() -> Result<Outcome> {
         }
     }
     wait::until("the poison to be put aside", SETTLED, async || held(&scene).await).await?;
+    // What the alert is about (PacketboatHeldEntries).
+    wait::until_true("the metric to tell", SETTLED, async || {
+        let metrics = scene.cluster.rows[0].delivery.1.get("/metrics").await;
+        metrics.is_ok_and(|(_, text)| text.contains("packetboat_queue_entries{state=\"held\"} 1"))
+    })
+    .await?;
     others.finish().await?;
     let mail = scene.world.site.path().join("mail/other.test/bob");
     let mailbox = testkit::maildir::Maildir::at(mail);
