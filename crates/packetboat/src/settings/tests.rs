@@ -121,6 +121,15 @@ fn each_fault_is_told_with_its_place() {
         ),
         ("verifier: {endpoint: \"https://v:1\"}\n", "5:12: verifier.endpoint: https://v:1 asks for TLS"),
         (
+            "tls: {peer: {certificate: a, key: b, authority: c}}\nverifier: {endpoint: \"http://v:1\"}\n",
+            "6:12: verifier.endpoint: http://v:1 asks for plain text",
+        ),
+        ("delivery: {connection_age: 10ms}\n", "5:12: delivery.connection_age: it must be 100ms at least"),
+        (
+            "operator: {peer_certificates: {enabled: true, lifetime: 1h, propagation: 15m}}\n",
+            "5:12: operator.peer_certificates: lifetime must be six times propagation",
+        ),
+        (
             "verifier: {signature_lifetime: 100h}\n",
             "5:12: verifier.signature_lifetime: signatures that hold for 100h",
         ),
