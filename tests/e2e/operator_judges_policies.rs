@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use packetboat_tests::estate::{DOMAIN, STEP};
 use packetboat_tests::policies::PolicyEstate;
 use serde_json::json;
+use testkit::bind::Serving;
 use testkit::process::Role;
 use testkit::wait;
 
@@ -89,5 +90,41 @@ async fn enforce_waits_for_what_speaks_against_it() -> Result<()> {
     estate.api.kubectl(&["-n", "mail", "delete", "mdom", "example", "--timeout=60s"], None).await?;
     let events = estate.api.kubectl(&["-n", "mail", "get", "events"], None).await?;
     ensure!(events.contains("PolicyRemembered"), "{events}");
+    Ok(())
+}
+
+/// Seconds by which the secondary lags: longer than it takes to look at the status.
+const LAG: u32 = 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_told_to_be_served_only_when_every_name_server_says_so() -> Result<()> {
+    let mut world = PolicyEstate::lagging(LAG).await?;
+    let operator = world.operator().await?;
+    let server = world.server().await?;
+    let record = format!("_mta-sts.{DOMAIN}");
+    let testing = "{mode: testing, maxAge: 15}";
+    world.estate.api.apply(&world.mail_domain(testing, "mx.example.test", "Manage")).await?;
+
+    // The primary has the record, and the secondary not yet.
+    let announced = async || {
+        let bind = &world.estate.bind;
+        bind.texts(bind.primary(), &record).await.is_ok_and(|texts| !texts.is_empty())
+    };
+    wait::until_true("the policy to be announced", STEP, announced).await?;
+    let bind = &world.estate.bind;
+    ensure!(bind.texts(bind.secondary(), &record).await?.is_empty(), "the secondary does not lag");
+    world.estate.wait_for("MTASTSReady", "False", "WaitingForPropagation").await?;
+    world.estate.wait_for("MTASTSReady", "True", "PolicyServed").await?;
+    let bind = &world.estate.bind;
+    ensure!(!bind.texts(bind.secondary(), &record).await?.is_empty(), "the secondary was not waited for");
+    let policy = served(&world).await?;
+
+    // A server that does not answer says neither that the record is there, nor that it is not.
+    world.estate.bind.secondary_serves(Serving::Failing).await?;
+    world.estate.wait_for("MTASTSReady", "Unknown", "LookupFailed").await?;
+    ensure!(served(&world).await? == policy, "nothing follows from silence");
+    world.estate.bind.secondary_serves(Serving::Well).await?;
+    world.estate.wait_for("MTASTSReady", "True", "PolicyServed").await?;
+    ensure!(!operator.log().contains("panicked") && !server.log().contains("panicked"), "{}", operator.log());
     Ok(())
 }

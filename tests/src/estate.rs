@@ -52,7 +52,18 @@ impl Estate {
 
     /// With a secondary that lags by so many seconds.
     pub async fn lagging(seconds: u32) -> Result<Self> {
-        Self::over(Bind::lagging(DOMAIN, 1, THEIRS, seconds).await?, "", str::to_owned).await
+        Self::lagging_with(seconds, "", "", str::to_owned).await
+    }
+
+    /// The same with what [`Estate::with`] takes.
+    pub async fn lagging_with(
+        seconds: u32,
+        names: &str,
+        zone: &str,
+        adjust: impl Fn(&str) -> String,
+    ) -> Result<Self> {
+        let bind = Bind::lagging(DOMAIN, 1, &format!("{THEIRS}\n{zone}"), seconds).await?;
+        Self::over(bind, names, adjust).await
     }
 
     /// The same with further lines in the DNS that processes ask and in the zone, and with the CRDs as `adjust`

@@ -30,6 +30,11 @@ metadata: {name: reader, namespace: mail}
 rules: [{apiGroups: [mail.packetboat.dev], resources: [maildomains], verbs: [get, list, watch]}]
 ";
 
+/// A CRD that allows short times.
+fn scaled(crd: &str) -> String {
+    crd.replace("minimum: 86400", "minimum: 1").replace("minimum: 10\n", "minimum: 1\n")
+}
+
 /// The estate and what stands in it.
 pub struct PolicyEstate {
     /// API, name servers, and configurations.
@@ -45,9 +50,15 @@ pub struct PolicyEstate {
 impl PolicyEstate {
     /// Starts all but the operator and the server of policies.
     pub async fn new() -> Result<Self> {
-        let scaled =
-            |crd: &str| crd.replace("minimum: 86400", "minimum: 1").replace("minimum: 10\n", "minimum: 1\n");
-        let estate = Estate::with(NAMES, ZONE, scaled).await?;
+        Self::over(Estate::with(NAMES, ZONE, scaled).await?).await
+    }
+
+    /// The same with a secondary that lags by so many seconds.
+    pub async fn lagging(seconds: u32) -> Result<Self> {
+        Self::over(Estate::lagging_with(seconds, NAMES, ZONE, scaled).await?).await
+    }
+
+    async fn over(estate: Estate) -> Result<Self> {
         let authority = AuthorityFolder::new(estate.site.path())?;
         authority.issue("mx", &EXCHANGERS)?;
         authority.issue("other", &["other.example.test"])?;
