@@ -66,6 +66,51 @@ async fn the_rules_give_no_more() {
     }
 }
 
+/// A server that has the rules from its start, as it is run.
+async fn with_rules(rules: &str) -> Result<(RedisServer, Config, tempfile::TempDir)> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("users.acl");
+    std::fs::write(&file, rules.replace("PASSWORD", "sesame"))?;
+    let arguments = ["--aclfile".to_owned(), file.display().to_string()];
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let server = RedisServer::start_as(["redis-server"], &arguments).await?;
+    let url = server.url().replace("redis://", "redis://delivery:sesame@");
+    let config = Config { url: Some(url), response_timeout: Duration::from_secs(2), ..Config::default() };
+    Ok((server, config, folder))
+}
+
+/// The lines of the rules that Redis takes: it knows no remarks.
+fn lines(rules: &str) -> String {
+    rules.lines().filter(|line| line.starts_with("user ")).fold(String::new(), |all, line| all + line + "\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_under_the_rules_survives_a_restart() -> Result<()> {
+    let (mut server, config, _folder) = with_rules(&lines(USERS_ACL)).await?;
+    {
+        let queue = RedisQueue::connect(&config).await?;
+        for _ in 0..20 {
+            queue.accept(common::message("mx:a"), None).await?;
+        }
+    }
+    server.kill9().await?;
+    server.restart().await?;
+    let queue = RedisQueue::connect(&config).await?;
+    ensure!(queue.depth().await?.queued == 20, "{:?}", queue.depth().await?);
+    let anonymous = RedisQueue::connect(&Config { url: Some(server.url()), ..config }).await;
+    ensure!(anonymous.is_err(), "the user default logged in");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_under_which_a_restart_loses_mail_are_refused() -> Result<()> {
+    let rules = lines(USERS_ACL).replace("user default off resetpass ~* &* +@all", "user default off");
+    let (_server, config, _folder) = with_rules(&rules).await?;
+    let told = RedisQueue::connect(&config).await.err().context("they were not refused")?.to_string();
+    ensure!(told.contains("user default off ~* &* +@all"), "{told}");
+    Ok(())
+}
+
 fn openssl(folder: &Path, arguments: &str) -> Result<()> {
     let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output()?;
     ensure!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));

@@ -16,6 +16,15 @@ const WAITS_FOR_DISKS: (u32, u32) = (7, 2);
 const WANTED: [(&str, &str); 3] =
     [("appendonly", "yes"), ("appendfsync", "always"), ("maxmemory-policy", "noeviction")];
 
+/// What the user `default` must be allowed, on or off: it is as this user that a server reads its log at the start, and
+/// what scripts have written is left out, without a failure, where it may not.
+const READS_ITS_LOG: [&[&str]; 4] = [
+    &["SET", "{q:0}:clock", "1"],
+    &["HSET", "{q:0}:e:0", "epoch", "1"],
+    &["ZADD", "{q:0}:all", "0", "0"],
+    &["UNLINK", "{q:0}:e:0"],
+];
+
 /// What was last found.
 #[derive(Default)]
 pub(super) struct Durability {
@@ -109,8 +118,35 @@ impl Client {
                 }
             }
         }
+        faults.extend(self.log_is_unread().await?);
         faults.dedup();
         Ok(faults)
+    }
+
+    /// Why a server would not read what scripts have written, if it would not.
+    async fn log_is_unread(&self) -> Result<Option<String>, QueueError> {
+        for command in READS_ITS_LOG {
+            let mut ask = redis::cmd("ACL");
+            ask.arg("DRYRUN").arg("default").arg(command);
+            match self.ask_primaries::<String>("asking for rights", &ask).await {
+                Ok(told) => {
+                    if let Some(refusal) = told.iter().find(|told| *told != "OK") {
+                        return Ok(Some(format!(
+                            "at its next start it would drop what is in the queue, as it reads its log by the rights of \
+                            the user default: give it \"user default off ~* &* +@all\" ({refusal})"
+                        )));
+                    }
+                }
+                Err(QueueError::Unavailable { cause, .. }) if is_refusal(cause.as_ref()) => {
+                    return Ok(Some(format!(
+                        "whether it reads its log by the rights of the user default cannot be asked, allow ACL DRYRUN: \
+                        {cause}"
+                    )));
+                }
+                Err(away) => return Err(away),
+            }
+        }
+        Ok(None)
     }
 }
 
