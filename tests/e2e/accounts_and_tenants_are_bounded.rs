@@ -14,6 +14,9 @@ const KEYS: &str = "\
 \x20 dkim: {algorithms: [rsa-sha256], rotation: {interval: 1h, minPropagation: 1s, retireAfter: 3s, revokeFor: 3s}}
   dmarc: {policy: reject}";
 
+/// The values that have the chart make every account there is.
+const ALL: [&str; 3] = ["domains.usersSecrets={users}", "mtaSts.enabled=true", "mtaSts.plain=true"];
+
 /// What an account is told when it does something in the namespace.
 async fn does(
     estate: &Estate,
@@ -41,7 +44,7 @@ async fn allowed(estate: &Estate, role: &str, arguments: &[&str]) -> Result<Stri
 
 async fn estate_with_accounts() -> Result<Estate> {
     let estate = Estate::new().await?;
-    accounts::make(&estate.api, &["domains.usersSecrets={users}"]).await?;
+    accounts::make(&estate.api, &ALL).await?;
     estate.mail(&["create", "secret", "generic", "users", "--from-literal=alice=x"]).await?;
     Ok(estate)
 }
@@ -53,7 +56,7 @@ async fn private_keys_are_read_by_the_verifier_alone() -> Result<()> {
     estate.api.apply(&estate.mail_domain(KEYS)).await?;
     estate.wait_for("Ready", "True", "Ready").await?;
     let key = estate.key_secrets().await?.concat().replace("secret/", "");
-    for role in ["edge", "delivery"] {
+    for role in ["edge", "delivery", "mta-sts"] {
         refused(&estate, role, &["get", "secret", &key]).await?;
         refused(&estate, role, &["get", "secret", "tsig"]).await?;
         refused(&estate, role, &["get", "secrets"]).await?;
@@ -61,7 +64,9 @@ async fn private_keys_are_read_by_the_verifier_alone() -> Result<()> {
         refused(&estate, role, &["get", "secrets", "--all-namespaces"]).await?;
     }
     allowed(&estate, "edge", &["get", "secret", "users"]).await?;
-    refused(&estate, "delivery", &["get", "secret", "users"]).await?;
+    for role in ["delivery", "mta-sts"] {
+        refused(&estate, role, &["get", "secret", "users"]).await?;
+    }
     allowed(&estate, "verifier", &["get", "secret", &key]).await?;
     for verb in [["delete", "secret", &key], ["label", "secret", &key]] {
         let arguments = if verb[0] == "label" { [&verb[..], &["a=b"]].concat() } else { verb.to_vec() };
@@ -82,17 +87,16 @@ async fn private_keys_are_read_by_the_verifier_alone() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn accounts_may_do_what_they_need_and_no_more() -> Result<()> {
     let estate = estate_with_accounts().await?;
-    let users = ["domains.usersSecrets={users}"];
-    for role in accounts::objects(&["Role", "ClusterRole"], &users).await? {
+    for role in accounts::objects(&["Role", "ClusterRole"], &ALL).await? {
         let rules = role["rules"].to_string();
         for word in ["\"*\"", "escalate", "impersonate", "\"bind\""] {
             ensure!(!rules.contains(word), "{word} stands in {role}");
         }
     }
-    let wide = accounts::objects(&["ClusterRoleBinding"], &users).await?;
+    let wide = accounts::objects(&["ClusterRoleBinding"], &ALL).await?;
     ensure!(wide.is_empty(), "more than the namespace: {wide:?}");
     estate.api.apply(&estate.mail_domain("")).await?;
-    for role in ["edge", "verifier", "delivery", "operator"] {
+    for role in ["edge", "verifier", "delivery", "mta-sts", "operator"] {
         allowed(&estate, role, &["get", "mdom", "example"]).await?;
         let forbidden: [&[&str]; 9] = [
             &["get", "pods"],
@@ -109,7 +113,7 @@ async fn accounts_may_do_what_they_need_and_no_more() -> Result<()> {
             refused(&estate, role, arguments).await?;
         }
     }
-    for role in ["edge", "verifier", "delivery"] {
+    for role in ["edge", "verifier", "delivery", "mta-sts"] {
         refused(&estate, role, &["annotate", "mdom", "example", "a=b"]).await?;
         let status =
             ["patch", "mdom", "example", "--subresource=status", "--type=merge", "-p", "{\"status\":null}"];
