@@ -25,6 +25,7 @@ pub mod peer;
 mod placement;
 mod policy;
 mod publisher;
+mod publishing;
 mod reconcile;
 pub mod record;
 pub mod route53;

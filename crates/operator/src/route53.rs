@@ -18,6 +18,7 @@ use aws_sdk_route53::types::{
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::reconcile;
 use crate::record::{Purpose, Record, quoted, unquoted};
 use crate::update::{Change, OWNER_LABEL};
 
@@ -303,17 +304,6 @@ where
         Some(_) if error.as_service_error().is_some() => {
             Route53Error::Refused(format!("{code}: {}", error.message().unwrap_or_default()))
         }
-        _ => Route53Error::Unreachable(causes(&error)),
+        _ => Route53Error::Unreachable(reconcile::told(&error)),
     }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
