@@ -196,6 +196,10 @@ impl Session {
             } else {
                 (line_ends, End::TooSlow)
             };
+            // What never stops coming is read at once each time, and never late by a timer.
+            if Instant::now() >= until {
+                return Err(late);
+            }
             tokio::select! {
                 biased;
                 read = timeout_at(until, self.connection.read(COMMAND_READ)) => match read {
