@@ -97,9 +97,10 @@ impl Child {
         wait::until_true(&what, limit, async || self.log().contains(text)).await
     }
 
-    /// The most memory the process has had resident since it started, in octets (`VmHWM`).
+    /// The memory that the process had resident at most, in octets: `VmHWM` without the pages of its program
+    /// (`RssFile`), which the system drops when it needs them. A program built for debugging has many.
     pub fn peak_memory(&self) -> Result<u64> {
-        self.status_value("VmHWM:")
+        Ok(self.status_value("VmHWM:")?.saturating_sub(self.status_value("RssFile:")?))
     }
 
     /// The memory the process has resident now, in octets (`VmRSS`).
