@@ -87,7 +87,11 @@ pub(crate) async fn under_load((name, promise, steps): Event, test: &mut Test) -
     let balance = load.balance(&test.world.store).await?;
     balance.print(name);
     outcome.with_context(|| format!("{name} takes longer than {LIMIT:?}"))??;
-    Ok(is_kept(promise, &balance))
+    let kept = is_kept(promise, &balance);
+    if !kept {
+        println!("cluster: {name} BROKE its promise, {promise:?}: {balance:?}");
+    }
+    Ok(kept)
 }
 
 fn is_kept(promise: Promise, balance: &Balance) -> bool {

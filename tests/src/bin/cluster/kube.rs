@@ -40,9 +40,11 @@ impl Namespace {
 
     /// The names of the pods with this label that are not about to end.
     pub(crate) async fn pods(self, label: &str) -> Result<Vec<String>> {
-        let path = "jsonpath={range .items[?(!@.metadata.deletionTimestamp)]}{.metadata.name}{\"\\n\"}{end}";
-        let names = self.kubectl(&["get", "pods", "-l", label, "-o", path], 20).await?;
-        Ok(names.lines().map(str::to_owned).collect())
+        let list = self.kubectl(&["get", "pods", "-l", label, "-o", "json"], 20).await?;
+        let list: serde_json::Value = serde_json::from_str(&list).context("kubectl gives JSON")?;
+        let stays = |pod: &&serde_json::Value| pod["metadata"]["deletionTimestamp"].is_null();
+        let pods = list["items"].as_array().into_iter().flatten().filter(stays);
+        Ok(pods.filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect())
     }
 
     /// Waits until a Deployment or StatefulSet is as it should be.

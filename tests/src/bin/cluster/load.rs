@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -61,7 +61,17 @@ struct Counts {
     sent: AtomicUsize,
     refused: AtomicUsize,
     in_doubt: AtomicUsize,
+    /// How the first connection was refused.
+    first_refusal: Mutex<Option<String>>,
     stop: AtomicBool,
+}
+
+impl Counts {
+    fn refuse(&self, error: &anyhow::Error) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let mut first = self.first_refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert_with(|| format!("{error:#}"));
+    }
 }
 
 /// A load on its way.
@@ -85,6 +95,9 @@ impl Load {
         sleep_until(self.begun + AT_LEAST).await;
         self.counts.stop.store(true, Ordering::Relaxed);
         let taken = self.sender.await??;
+        if let Some(why) = &*self.counts.first_refusal.lock().unwrap_or_else(PoisonError::into_inner) {
+            println!("cluster: {}: the first connection that was refused: {why}", self.event);
+        }
         let deadline = Instant::now() + SETTLED;
         loop {
             let arrived = arrivals(store, self.event);
@@ -139,7 +152,7 @@ async fn insist(address: SocketAddr, id: String, counts: Arc<Counts>) -> Result<
     let deadline = Instant::now() + SETTLED;
     loop {
         match Client::connect(address).await {
-            Err(_) => drop(counts.refused.fetch_add(1, Ordering::Relaxed)),
+            Err(error) => counts.refuse(&error),
             Ok(client) => match attempt(client, &message, &counts).await {
                 Ok(250) => return Ok(id),
                 Ok(code) => ensure!(code < 500, "{id} was refused for good: {code}"),
