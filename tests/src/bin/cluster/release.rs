@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use testkit::corpus;
 
-use crate::kube::{Namespace, run};
+use crate::kube::{Namespace, kubectl, run};
 use crate::place::Place;
 use crate::world::{World, give_key};
 
@@ -62,7 +62,11 @@ impl Release {
 
     /// What would be installed with these further settings.
     pub(crate) async fn template(&self, settings: &[&str]) -> Result<String> {
-        let base = ["-n", self.namespace.0, "template", NAME, CHART, "-f", "-"];
+        // Without being told, helm takes the cluster for an old one.
+        let version = kubectl(&["version", "-o", "json"], 20).await?;
+        let version: Value = serde_json::from_str(&version).context("kubectl gives JSON")?;
+        let version = version["serverVersion"]["gitVersion"].as_str().context("the server has a version")?;
+        let base = ["-n", self.namespace.0, "template", NAME, CHART, "--kube-version", version, "-f", "-"];
         run("helm", &[&base, settings].concat(), Some(&self.values.to_string()), 30).await
     }
 
