@@ -115,10 +115,13 @@ async fn shake(steps: &[Step], test: &mut Test) -> Result<()> {
 async fn happen(step: Step, test: &mut Test) -> Result<()> {
     let namespace = test.release.namespace;
     match step {
-        Step::Restart(role) => {
-            let deployment = format!("deploy/packetboat-{role}");
+        Step::Restart(name) => {
+            let deployment = format!("deploy/packetboat-{name}");
+            let count = namespace.pods(&role(name)).await?.len();
             namespace.kubectl(&["rollout", "restart", &deployment], 20).await?;
-            namespace.rolled_out(&deployment).await
+            namespace.rolled_out(&deployment).await?;
+            // The old ones are still ending.
+            namespace.has_pods(&role(name), count).await
         }
         Step::Scale(role, replicas) => scale(test, role, replicas).await,
         Step::KillOne(name) => {
@@ -149,12 +152,7 @@ async fn scale(test: &Test, name: &str, replicas: usize) -> Result<()> {
     let deployment = format!("deploy/packetboat-{name}");
     namespace.kubectl(&["scale", &deployment, &format!("--replicas={replicas}")], 20).await?;
     namespace.rolled_out(&deployment).await?;
-    let label = role(name);
-    let count = async || {
-        let names = namespace.kubectl(&["get", "pods", "-l", &label, "-o", "name"], 20).await;
-        names.is_ok_and(|names| names.lines().count() == replicas)
-    };
-    testkit::wait::until_true(&format!("{replicas} pods"), Duration::from_secs(150), count).await
+    namespace.has_pods(&role(name), replicas).await
 }
 
 async fn upgrade(test: &mut Test) -> Result<()> {

@@ -40,11 +40,20 @@ impl Namespace {
 
     /// The names of the pods with this label that are not about to end.
     pub(crate) async fn pods(self, label: &str) -> Result<Vec<String>> {
-        let list = self.kubectl(&["get", "pods", "-l", label, "-o", "json"], 20).await?;
-        let list: serde_json::Value = serde_json::from_str(&list).context("kubectl gives JSON")?;
-        let stays = |pod: &&serde_json::Value| pod["metadata"]["deletionTimestamp"].is_null();
-        let pods = list["items"].as_array().into_iter().flatten().filter(stays);
-        Ok(pods.filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect())
+        let text = self.kubectl(&["get", "pods", "-l", label, "-o", "json"], 20).await?;
+        let list: serde_json::Value = serde_json::from_str(&text).context("reading the list of pods")?;
+        let items = list["items"].as_array().context("a list without items")?;
+        let staying = items.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        Ok(staying.filter_map(|pod| pod["metadata"]["name"].as_str()).map(str::to_owned).collect())
+    }
+
+    /// Waits until there are so many pods with this label: none is about to end.
+    pub(crate) async fn has_pods(self, label: &str, count: usize) -> Result<()> {
+        let there = async || {
+            let names = self.kubectl(&["get", "pods", "-l", label, "-o", "name"], 20).await;
+            names.is_ok_and(|names| names.lines().count() == count)
+        };
+        testkit::wait::until_true(&format!("{count} pods"), Duration::from_secs(150), there).await
     }
 
     /// Waits until a Deployment or StatefulSet is as it should be.

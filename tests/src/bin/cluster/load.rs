@@ -23,6 +23,7 @@ const RATE: u64 = 50;
 const AT_LEAST: Duration = Duration::from_secs(8);
 /// Everything has arrived within this: leases have to end first.
 const SETTLED: Duration = Duration::from_secs(120);
+const REFUSALS_TOLD: usize = 20;
 
 /// What became of the messages of an event.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,16 +62,18 @@ struct Counts {
     sent: AtomicUsize,
     refused: AtomicUsize,
     in_doubt: AtomicUsize,
-    /// How the first connection was refused.
-    first_refusal: Mutex<Option<String>>,
     stop: AtomicBool,
+    /// When, and how, connections were refused: the first few.
+    refusals: Mutex<Vec<String>>,
 }
 
 impl Counts {
-    fn refuse(&self, error: &anyhow::Error) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-        let mut first = self.first_refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        first.get_or_insert_with(|| format!("{error:#}"));
+    fn refused(&self, after: Duration, error: &anyhow::Error) {
+        let count = self.refused.fetch_add(1, Ordering::Relaxed);
+        if count < REFUSALS_TOLD {
+            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            refusals.push(format!("after {:.1} s: {error:#}", after.as_secs_f32()));
+        }
     }
 }
 
@@ -86,8 +89,9 @@ impl Load {
     /// Starts to send to this address.
     pub(crate) fn start(event: &'static str, address: SocketAddr) -> Self {
         let counts = Arc::new(Counts::default());
-        let sender = tokio::spawn(send(event, address, counts.clone()));
-        Self { event, counts, begun: Instant::now(), sender }
+        let begun = Instant::now();
+        let sender = tokio::spawn(send(event, address, counts.clone(), begun));
+        Self { event, counts, begun, sender }
     }
 
     /// Stops it, and waits until all that was taken has arrived, or will not.
@@ -95,8 +99,8 @@ impl Load {
         sleep_until(self.begun + AT_LEAST).await;
         self.counts.stop.store(true, Ordering::Relaxed);
         let taken = self.sender.await??;
-        if let Some(why) = &*self.counts.first_refusal.lock().unwrap_or_else(PoisonError::into_inner) {
-            println!("cluster: {}: the first connection that was refused: {why}", self.event);
+        for refusal in self.counts.refusals.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            println!("cluster: {} was refused {refusal}", self.event);
         }
         let deadline = Instant::now() + SETTLED;
         loop {
@@ -129,13 +133,18 @@ fn arrivals(store: &Sink, event: &str) -> HashMap<String, usize> {
 }
 
 /// Sends at the rate until told to stop, then waits until everything begun is taken: these ids.
-async fn send(event: &'static str, address: SocketAddr, counts: Arc<Counts>) -> Result<Vec<String>> {
+async fn send(
+    event: &'static str,
+    address: SocketAddr,
+    counts: Arc<Counts>,
+    begun: Instant,
+) -> Result<Vec<String>> {
     let mut ticks = interval(Duration::from_millis(1000 / RATE));
     let (mut under_way, mut taken) = (JoinSet::new(), Vec::new());
     while !counts.stop.load(Ordering::Relaxed) {
         ticks.tick().await;
         let id = format!("{event}:{:05}", counts.sent.fetch_add(1, Ordering::Relaxed));
-        under_way.spawn(insist(address, id, counts.clone()));
+        under_way.spawn(insist(address, id, counts.clone(), begun));
         while let Some(ended) = under_way.try_join_next() {
             taken.push(ended??);
         }
@@ -147,12 +156,12 @@ async fn send(event: &'static str, address: SocketAddr, counts: Arc<Counts>) -> 
 }
 
 /// Tries one message until it is taken.
-async fn insist(address: SocketAddr, id: String, counts: Arc<Counts>) -> Result<String> {
+async fn insist(address: SocketAddr, id: String, counts: Arc<Counts>, begun: Instant) -> Result<String> {
     let message = Message::new(SENDER, RECIPIENT, &id).text();
     let deadline = Instant::now() + SETTLED;
     loop {
         match Client::connect(address).await {
-            Err(error) => counts.refuse(&error),
+            Err(error) => counts.refused(begun.elapsed(), &error),
             Ok(client) => match attempt(client, &message, &counts).await {
                 Ok(250) => return Ok(id),
                 Ok(code) => ensure!(code < 500, "{id} was refused for good: {code}"),

@@ -34,7 +34,11 @@ impl Release {
             "domains": {"usersSecrets": ["users"]},
             "dns": {"servers": world.dns_servers()},
             "redis": {"embedded": {"image": place.redis_image, "storage": "1Gi"}},
-            "config": {"outbound": {"retry": {"initial": "1s", "max_interval": "2s", "max_age": "1h"}}},
+            "config": {
+                // All of the load comes from one address.
+                "edge": {"max_sessions_per_client": 1000},
+                "outbound": {"retry": {"initial": "1s", "max_interval": "2s", "max_age": "1h"}},
+            },
         });
         merge(&mut values, more);
         Self { namespace, values }

@@ -13,7 +13,7 @@ use tokio::process::Command;
 use crate::kube::{Namespace, kubectl};
 use crate::load::Balance;
 use crate::place::{MAIL, SECOND, WORLD};
-use crate::release::{PASSWORD, Release};
+use crate::release::{PASSWORD, Release, role};
 use crate::test::Test;
 use crate::world::mailbox;
 
@@ -200,17 +200,25 @@ pub(crate) async fn trace(test: &Test) -> Result<()> {
     mailbox(WORLD, ALICE, "traced-1").await?;
     let binary = testkit::process::binary().await?;
     let endpoint = test.jaeger.query();
+    let mut told = String::new();
     let tell = async || {
         let mut command = Command::new(binary);
         command.args(["trace", &id, "--endpoint", &endpoint, "--output", "json"]).kill_on_drop(true);
         let printed = command.output().await.ok()?;
-        let tree = String::from_utf8_lossy(&printed.stdout).into_owned();
-        ["packetboat-edge", "packetboat-verifier", "packetboat-delivery"]
-            .iter()
-            .all(|service| tree.contains(service))
-            .then_some(tree)
+        told = String::from_utf8_lossy(&[printed.stdout, printed.stderr].concat()).into_owned();
+        let services = ["edge", "verifier", "delivery"].map(|name| format!("\"service\": \"{name}\""));
+        services.iter().all(|service| told.contains(service.as_str())).then_some(())
     };
-    wait::until(&format!("a trace of {id} over three pods"), ARRIVAL, tell).await?;
+    let found = wait::until(&format!("a trace of {id} over three pods"), ARRIVAL, tell).await;
+    if found.is_err() {
+        for component in ["edge", "verifier", "delivery"] {
+            let logs = ["logs", "--prefix", "--tail=-1", "-l", &role(component)];
+            let logs = test.release.namespace.kubectl(&logs, 20).await.unwrap_or_default();
+            let wrong = logs.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+            wrong.take(20).for_each(|line| println!("cluster: {line}"));
+        }
+    }
+    found.with_context(|| format!("packetboat trace says: {told}"))?;
     let traces = test.jaeger.all("packetboat-edge").await?;
     let whole = traces.iter().find(|trace| trace.0.iter().any(|span| span.text.contains(&id)));
     let services: BTreeSet<&str> =
