@@ -26,7 +26,7 @@ use crate::{Config, TelemetryError};
 /// Spans or records that wait for their export; what comes beyond is dropped, and mail goes on.
 const MAX_WAITING: usize = 64 * 1024;
 /// Spans or records exported at once.
-const MAX_BATCH: usize = 2048;
+const MAX_BATCH: usize = 512;
 /// Spans and records are exported so often, and whenever a batch is full.
 const EXPORT_EVERY: Duration = Duration::from_secs(1);
 /// How long each kind may take to send what is left at the end.
