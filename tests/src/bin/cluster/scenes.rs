@@ -235,9 +235,14 @@ pub(crate) async fn deletion_policies(test: &Test) -> Result<()> {
     }
     let namespace = test.release.namespace;
     let keys = async |domain: &str| -> Result<Vec<String>> {
-        let label = format!("mail.packetboat.dev/domain={domain},mail.packetboat.dev/dkim-selector");
-        let names = namespace.kubectl(&["get", "secrets", "-l", &label, "-o", "name"], 20).await?;
-        Ok(names.lines().map(str::to_owned).collect())
+        // Of a domain, which may be longer than a label, an annotation tells.
+        let keys = ["get", "secrets", "-l", "mail.packetboat.dev/dkim-selector", "-o", "json"];
+        let keys: serde_json::Value = serde_json::from_str(&namespace.kubectl(&keys, 20).await?)?;
+        let of = |key: &&serde_json::Value| {
+            key["metadata"]["annotations"]["mail.packetboat.dev/domain"].as_str() == Some(domain)
+        };
+        let keys = keys["items"].as_array().into_iter().flatten().filter(of);
+        Ok(keys.filter_map(|key| key["metadata"]["name"].as_str().map(str::to_owned)).collect())
     };
     let before = keys("retained.test").await?;
     ensure!(before.len() == 2 && keys("deleted.test").await?.len() == 2, "two keys a domain: {before:?}");
