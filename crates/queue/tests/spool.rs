@@ -38,13 +38,15 @@ async fn flush(server: &RedisServer) -> Result<()> {
     Ok(redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await?)
 }
 
-/// The names of the files in a folder of the spool, of any depth.
+/// The names of the files in a folder of the spool, of any depth, that are there as a whole: what is being written
+/// has a `#` in its name.
 fn files(folder: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut names = Vec::new();
     for path in entries.map(|entry| entry.unwrap().path()) {
         match path.is_dir() {
             true => names.extend(files(&path)),
+            false if path.to_string_lossy().contains('#') => {}
             false => names.push(path.display().to_string()),
         }
     }
