@@ -34,6 +34,7 @@ const DAVE: &str = "dave@friend.test";
 
 /// Follows the page on a cluster without Packetboat, and uses what it gives.
 pub(crate) async fn follow(test: &Test) -> Result<()> {
+    place::let_go().await;
     place::remove_crds().await?;
     let balancer = has_load_balancer().await?;
     let folder = tempfile::Builder::new().prefix("packetboat-guide-").tempdir()?;

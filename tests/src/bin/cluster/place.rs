@@ -71,16 +71,20 @@ impl Place {
     }
 }
 
-/// Takes away everything that the test has made.
-pub(crate) async fn clean() -> Result<()> {
+/// Lets go of all MailDomains: without an operator nobody does.
+pub(crate) async fn let_go() {
     for namespace in [MAIL, SECOND, GUIDE] {
-        // Without an operator nobody lets go of a MailDomain.
         let names = namespace.kubectl(&["get", "mdom", "-o", "name"], 20).await.unwrap_or_default();
         for name in names.lines() {
             let free = r#"{"metadata":{"finalizers":null}}"#;
             namespace.kubectl(&["patch", name, "--type=merge", "-p", free], 20).await.ok();
         }
     }
+}
+
+/// Takes away everything that the test has made.
+pub(crate) async fn clean() -> Result<()> {
+    let_go().await;
     for namespace in [MAIL, SECOND, GUIDE, WORLD] {
         let gone = ["delete", "namespace", namespace.0, "--ignore-not-found", "--wait=false"];
         kubectl(&gone, 30).await?;
