@@ -161,12 +161,14 @@ spec:
         - name: {{ .role }}
           image: {{ include "packetboat.image" .root | quote }}
           imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-          args: [{{ .role }}, --config, /etc/packetboat/packetboat.yaml]
+          args: [{{ .role }}]
           securityContext: {{- include "packetboat.containerSecurity" .root | nindent 12 }}
-          {{- with include "packetboat.environment" . | trim }}
           env:
+            # For commands by `kubectl exec`, too.
+            - {name: PACKETBOAT_CONFIG, value: /etc/packetboat/packetboat.yaml}
+            {{- with include "packetboat.environment" . | trim }}
             {{- . | nindent 12 }}
-          {{- end }}
+            {{- end }}
           {{- if and (eq .role "delivery") .root.Values.spool.existingSecret }}
           envFrom: [{secretRef: {name: {{ .root.Values.spool.existingSecret }}}}]
           {{- end }}
