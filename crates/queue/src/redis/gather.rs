@@ -173,7 +173,7 @@ impl Client {
         let lane = &self.gathering.lanes[place];
         loop {
             // Before anything is taken: what its caller gives up meanwhile is not sent.
-            let lent = if waits_for_replicas(place) { self.replicas.borrow().await } else { None };
+            let lent = if waits_for_replicas(place) { Some(self.replicas.borrow().await) } else { None };
             let Some(mut batch) = lane.take(&self.gathering.limits) else { break };
             batch.sort_by_key(|waiting| waiting.change.shard);
             let started = tokio::time::Instant::now();

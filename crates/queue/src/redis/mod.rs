@@ -417,14 +417,7 @@ impl Queue for RedisQueue {
     }
 
     async fn operate(&self, target: Target, verb: &Verb, by: &str) -> Result<u64, QueueError> {
-        let number = match target {
-            Target::Message(_) => String::new(),
-            Target::Entry(id) => id.number.to_string(),
-        };
-        let id = target.message();
-        let mut call = self.client.call(self.shard_of(id), Call::Operate);
-        call.arg(id.as_str()).arg(number).arg(verb.name()).arg(verb.why()).arg(by);
-        let concerned = self.client.run("changing a message", call).await?;
+        let concerned = self.client.operate(target, verb, by).await?;
         self.changed.notify_waiters();
         Ok(concerned)
     }

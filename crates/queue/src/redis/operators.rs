@@ -4,13 +4,13 @@ use futures::future::try_join_all;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::client::Call;
+use super::client::{Call, Client};
 use super::rows::{Row, corrupt};
 use super::{LOOK_EVERY, RedisQueue, millis};
 use crate::outbox::OUTBOX_READERS;
 use crate::{
     AuditPage, Entry, EntryState, Event, EventKind, Events, ListFilter, MessageRecord, Oddity, Page, Policy,
-    QueueError, Scope, Suspension, Timestamp, VerbRecord,
+    QueueError, Scope, Suspension, Target, Timestamp, Verb, VerbRecord,
 };
 
 /// Entries looked at for one page of a listing or an audit, in each shard.
@@ -41,6 +41,21 @@ fn state_name(state: Option<EntryState>) -> &'static str {
         Some(EntryState::Queued) => "queued",
         Some(EntryState::Leased) => "leased",
         Some(EntryState::Held) => "held",
+    }
+}
+
+impl Client {
+    /// Does what a verb says to a message or an entry; how many entries that concerned. `by` is written down, unless it
+    /// is empty.
+    pub(super) async fn operate(&self, target: Target, verb: &Verb, by: &str) -> Result<u64, QueueError> {
+        let number = match target {
+            Target::Message(_) => String::new(),
+            Target::Entry(id) => id.number.to_string(),
+        };
+        let id = target.message();
+        let mut call = self.call(self.layout.shard_of(id), Call::Operate);
+        call.arg(id.as_str()).arg(number).arg(verb.name()).arg(verb.why()).arg(by);
+        self.run("changing a message", call).await
     }
 }
 

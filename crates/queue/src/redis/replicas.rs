@@ -36,13 +36,13 @@ pub(super) struct Replicas {
 /// A connection that nobody else waits on.
 pub(super) struct Lent<'a> {
     replicas: &'a Replicas,
-    link: Option<Link>,
+    link: Link,
     _permit: SemaphorePermit<'a>,
 }
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        self.replicas.links().extend(self.link.take());
+        self.replicas.links().push(self.link.clone());
     }
 }
 
@@ -60,11 +60,16 @@ impl Replicas {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection for one call; none where the pool is gone.
-    pub(super) async fn borrow(&self) -> Option<Lent<'_>> {
-        let permit = self.free.acquire().await.ok()?;
-        let link = self.links().pop();
-        link.map(|link| Lent { replicas: self, link: Some(link), _permit: permit })
+    /// A connection for one call.
+    pub(super) async fn borrow(&self) -> Lent<'_> {
+        if let Ok(permit) = self.free.acquire().await
+            && let Some(link) = self.links().pop()
+        {
+            return Lent { replicas: self, link, _permit: permit };
+        }
+        // The semaphore is never closed, and counts the links. Were it otherwise, whoever waits would be told that it was
+        // not in time, and never that replicas have what they do not.
+        std::future::pending().await
     }
 }
 
@@ -77,7 +82,7 @@ impl Lent<'_> {
         synced: bool,
     ) -> RedisResult<(Value, Holding)> {
         let wanted = self.replicas.wanted;
-        let Some(link) = self.link.as_mut() else { return Ok((Value::Nil, Holding::Enough)) };
+        let link = &mut self.link;
         // One after the other over one connection: a wait is about the changes of its own connection.
         let mut wait = redis::cmd(if synced { "WAITAOF" } else { "WAIT" });
         if synced {

@@ -10,9 +10,9 @@ use message::QueueId;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::client::{Call, Client};
+use super::client::Client;
 use super::gather::Change;
-use crate::{QueueError, Verb};
+use crate::{QueueError, Target, Verb};
 
 /// Messages remembered at most; those beyond may be delivered twice.
 const MOST: usize = 20_000;
@@ -80,9 +80,7 @@ impl Client {
         let mut bar = Change::new(self.layout.shard_of(id), "bar");
         bar.arguments.arg(id.as_str());
         self.change::<i64>("barring a message", bar).await?.1?;
-        let mut call = self.call(self.layout.shard_of(id), Call::Operate);
-        call.arg(id.as_str()).arg("").arg(Verb::Remove.name()).arg("").arg("");
-        let entries: u64 = self.run("withdrawing a message", call).await?;
+        let entries = self.operate(Target::Message(id), &Verb::Remove, "").await?;
         if entries > 0 {
             tracing::warn!(queue_id = %id, entries, "a message that nobody answered for is withdrawn");
         }
