@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use smtp::Mailbox;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::folder::SecretsWanted;
@@ -189,9 +189,10 @@ impl Follower {
         let domains = self.domains.objects.state();
         self.follow_named(&domains, shutdown);
         let mut secrets = HashMap::new();
+        let deadline = Instant::now() + FIRST_ANSWERS;
         for (name, named) in &self.named {
             let mut values = named.values.clone();
-            if let Ok(Ok(told)) = timeout(FIRST_ANSWERS, values.wait_for(Option::is_some)).await
+            if let Ok(Ok(told)) = timeout_at(deadline, values.wait_for(Option::is_some)).await
                 && let Some(Some(values)) = &*told
             {
                 secrets.insert(name.clone(), Arc::clone(values));
@@ -237,6 +238,14 @@ impl Follower {
                         changed.notify_one();
                     }
                     Err(error) => {
+                        // An answer, too: nobody waits for it any more.
+                        if is_refusal(&error) {
+                            tell.send_if_modified(|told| {
+                                let first = told.is_none();
+                                told.get_or_insert(None);
+                                first
+                            });
+                        }
                         let error = &error as &dyn std::error::Error;
                         tracing::warn!(
                             secret = name,
@@ -248,6 +257,18 @@ impl Follower {
             }
         });
         Named { values: values_of, task: task.abort_handle() }
+    }
+}
+
+/// Whether the API server says that this service account may not.
+fn is_refusal(error: &kube::runtime::watcher::Error) -> bool {
+    use kube::runtime::watcher::Error;
+    match error {
+        Error::InitialListFailed(cause) | Error::WatchStartFailed(cause) | Error::WatchFailed(cause) => {
+            matches!(cause, kube::Error::Api(status) if status.code == 403)
+        }
+        Error::WatchError(status) => status.code == 403,
+        Error::NoResourceVersion => false,
     }
 }
 
@@ -375,7 +396,10 @@ fn users<'s>(
     let Some(submission) = &domain.spec.submission else { return Vec::new() };
     let reference = &submission.users_secret_ref;
     let Some(values) = named(reference) else {
-        problems.push(format!("MailDomain {}: there is no Secret {}", domain.resource, reference.name));
+        problems.push(format!(
+            "MailDomain {}: there is no Secret {}, or it may not be read",
+            domain.resource, reference.name
+        ));
         return Vec::new();
     };
     let mut users = Vec::new();

@@ -9,7 +9,11 @@ use tokio::process::Command;
 use crate::{OCTETS, SESSIONS, in_redis, load};
 
 /// Messages of one measurement.
-const MESSAGES: usize = 20_000;
+const MESSAGES: usize = 40_000;
+/// Processes that share one server, and shards that the queue has in it.
+const PROCESSES: [usize; 3] = [1, 2, 4];
+const SHARDS: [u32; 3] = [1, 4, 16];
+const ROUNDS: usize = 5;
 /// Keys that redis-benchmark writes to and removes, and how many it removes.
 const KEYS: usize = 10_000;
 const REMOVED: usize = 5_000;
@@ -60,28 +64,48 @@ async fn redis_benchmark(
     rate.trim_matches('"').parse().with_context(|| text.clone())
 }
 
+/// What redis-benchmark gets of pairs of writing and removing: where the removals find keys, and where they do not. A
+/// message is such a pair: one durable step that writes its octets, and one that ends it.
+async fn pairs(server: &RedisServer, clients: usize) -> Result<[f64; 2]> {
+    let body = "x".repeat(OCTETS);
+    // Three times as many writes as keys leave hardly a key unwritten, so that most removals find one, and sync.
+    let write = redis_benchmark(server, clients, 3 * KEYS, &["SET", "k:__rand_int__", &body]).await?;
+    let remove = redis_benchmark(server, clients, REMOVED, &["DEL", "k:__rand_int__"]).await?;
+    let in_vain = redis_benchmark(server, clients, REMOVED, &["DEL", "none:__rand_int__"]).await?;
+    Ok([remove, in_vain].map(|remove| 1.0 / (1.0 / write + 1.0 / remove)))
+}
+
+fn median(samples: &mut [f64]) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied().unwrap_or_default()
+}
+
+/// Each round measures the peer anew, right before: a share is of what the server gave in the same seconds.
 pub(crate) async fn run() -> Result<()> {
     let server = RedisServer::start().await?;
-    let body = "x".repeat(OCTETS);
-    for processes in [1, 2, 4] {
-        let clients = SESSIONS * processes;
-        // Three times as many writes as keys leave hardly a key unwritten, so that most removals find one, and sync.
-        let write = redis_benchmark(&server, clients, 3 * KEYS, &["SET", "k:__rand_int__", &body]).await?;
-        let remove = redis_benchmark(&server, clients, REMOVED, &["DEL", "k:__rand_int__"]).await?;
-        let in_vain = redis_benchmark(&server, clients, REMOVED, &["DEL", "none:__rand_int__"]).await?;
-        // A message is two durable steps: one that writes its octets, and one that ends it.
-        let pairs = |remove: f64| 1.0 / (1.0 / write + 1.0 / remove);
-        let (limit, easy) = (pairs(remove), pairs(in_vain));
-        println!(
-            "redis-benchmark, {clients} clients: SET {write:.0}/s, DEL {remove:.0}/s, of keys that are not there \
-             {in_vain:.0}/s: {limit:.0} pairs a second, {easy:.0} with these"
-        );
-        for shards in [1, 4, 16] {
-            let rate = together(&server.url(), shards, processes).await?;
+    println!(
+        "medians of {ROUNDS} rounds; shares of the pairs whose removals find keys, and of those that find none"
+    );
+    for processes in PROCESSES {
+        let mut limits = Vec::new();
+        let mut of_shards = SHARDS.map(|shards| (shards, Vec::new(), Vec::new(), Vec::new()));
+        for _ in 0..ROUNDS {
+            for (shards, rates, shares, easy_shares) in &mut of_shards {
+                let [limit, easy] = pairs(&server, SESSIONS * processes).await?;
+                let rate = together(&server.url(), *shards, processes).await?;
+                limits.push(limit);
+                rates.push(rate);
+                shares.push(100.0 * rate / limit);
+                easy_shares.push(100.0 * rate / easy);
+            }
+        }
+        println!("{processes} processes: redis-benchmark {:.0} pairs a second", median(&mut limits));
+        for (shards, mut rates, mut shares, mut easy_shares) in of_shards {
             println!(
-                "{processes} processes, {shards} shards: {rate:.0} messages a second, {:.0} % of that, {:.0} %",
-                100.0 * rate / limit,
-                100.0 * rate / easy
+                "  {shards:>2} shards: {:.0} messages a second, {:.0} %, {:.0} %",
+                median(&mut rates),
+                median(&mut shares),
+                median(&mut easy_shares)
             );
         }
     }

@@ -1,11 +1,14 @@
 //! Connections, scripts, and what is asked of the server at the start.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::ConnectionLike;
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ScriptInvocation, ServerErrorKind, Value};
-use tokio::time::timeout;
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, ScriptInvocation, ServerErrorKind, Value,
+};
+use tokio::time::error::Elapsed;
+use tokio::time::{sleep, timeout};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
@@ -93,8 +96,51 @@ pub(super) struct Client {
     pub(super) shown: String,
 }
 
+/// How long after a connection that failed the next is tried, at the start.
+const START_PAUSE: Duration = Duration::from_millis(500);
+
+/// Whether what is so now may soon be otherwise: the server is away, or not ready yet.
+fn may_pass(error: &QueueError) -> bool {
+    let QueueError::Unavailable { cause, .. } = error else { return false };
+    match cause.downcast_ref::<RedisError>() {
+        Some(error) => {
+            error.is_io_error()
+                || error.is_cluster_error()
+                || matches!(
+                    error.kind(),
+                    ErrorKind::ClusterConnectionNotFound
+                        | ErrorKind::MasterNameNotFoundBySentinel
+                        | ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown)
+                )
+        }
+        None => cause.is::<Elapsed>(),
+    }
+}
+
+fn tell_of_waiting(error: &QueueError, left: Duration) {
+    let error = error as &dyn std::error::Error;
+    tracing::warn!(
+        error,
+        "Redis does not answer yet, it is tried again for {left:.0?} (queue.redis.startup_timeout)"
+    );
+}
+
 impl Client {
-    pub(super) async fn connect(config: &Config) -> Result<Self, QueueError> {
+    /// Connects; a server that is away or loading is waited for until `startup_timeout`.
+    pub(super) async fn start(config: &Config) -> Result<Self, QueueError> {
+        let started = Instant::now();
+        loop {
+            match Self::connect(config).await {
+                Err(error) if may_pass(&error) && started.elapsed() < config.startup_timeout => {
+                    tell_of_waiting(&error, config.startup_timeout.saturating_sub(started.elapsed()));
+                    sleep(START_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn connect(config: &Config) -> Result<Self, QueueError> {
         let shown = config.shown();
         let connecting = || format!("connecting to Redis at {shown} (queue.redis)");
         let waiting = if config.replicas > 0 { replicas::CONNECTIONS } else { 0 };
@@ -244,6 +290,6 @@ fn span(doing: &str) -> Span {
     )
 }
 
-pub(super) fn failed(doing: String, error: redis::RedisError) -> QueueError {
+pub(super) fn failed(doing: String, error: RedisError) -> QueueError {
     QueueError::Unavailable { doing, cause: Box::new(error) }
 }

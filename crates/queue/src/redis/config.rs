@@ -45,6 +45,10 @@ pub struct Config {
     /// How long an answer may take. Default 5 s.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub response_timeout: Duration,
+    /// For so long the server may be away, or loading, when a process starts; after that the process gives up.
+    /// Default 30 s.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub startup_timeout: Duration,
     /// Refuse a server that does not sync each write to its disk, or that may evict keys; otherwise
     /// only a warning is logged. Default true.
     pub require_durable: bool,
@@ -157,6 +161,7 @@ impl Default for Config {
             calls_at_a_time: 1,
             connect_timeout: Duration::from_secs(3),
             response_timeout: Duration::from_secs(5),
+            startup_timeout: Duration::from_secs(30),
             require_durable: true,
         }
     }
@@ -170,6 +175,7 @@ impl std::fmt::Debug for Config {
             .field("replicas_sync", &self.replicas_sync)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
+            .field("startup_timeout", &self.startup_timeout)
             .field("require_durable", &self.require_durable)
             .finish_non_exhaustive()
     }

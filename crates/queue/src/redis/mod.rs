@@ -64,13 +64,13 @@ pub struct RedisQueue {
 }
 
 impl RedisQueue {
-    /// Connects, and makes sure that the server keeps what it answers for.
+    /// Connects, and makes sure that the server keeps what it answers for. It is waited for until `startup_timeout`.
     ///
     /// # Errors
     /// [`QueueError::Unavailable`] when the server does not answer in time;
     /// [`QueueError::NotDurable`] when its settings do not meet the durability asked for.
     pub async fn connect(config: &Config) -> Result<Self, QueueError> {
-        let client = Arc::new(Client::connect(config).await?);
+        let client = Arc::new(Client::start(config).await?);
         let wanted_shards = config.wanted_shards();
         let keeper = tokio::spawn(keep(Arc::clone(&client), wanted_shards, config.require_durable));
         let withdrawing = tokio::spawn(withdraw::keep(Arc::clone(&client)));
