@@ -7,6 +7,7 @@ mod tls;
 
 pub use client::{Client, Reply};
 pub use sink::{Received, Sink, Verb};
+pub(crate) use tls::TrustAnybody;
 
 /// A TCP or TLS stream.
 trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Sync + Unpin {}
