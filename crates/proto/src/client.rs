@@ -38,7 +38,10 @@ use crate::{
 /// How often the endpoints' names are looked up again.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A peer that vanished without a word, as a killed pod does, is asked so often during calls, and given up after so
+/// long: together well within the time that a client's patience lasts.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an address that failed is passed over, while others are left.
 const REST: Duration = Duration::from_secs(1);
 /// How often a call is begun of which nobody can have seen anything.
@@ -134,8 +137,8 @@ impl Peers {
         // The connector knows where to, and whether by TLS; this names the service in requests.
         Endpoint::from_static("http://packetboat")
             .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
+            .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .connect_with_connector_lazy(connector)
