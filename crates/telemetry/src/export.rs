@@ -21,6 +21,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::told::Told;
 use crate::{Config, TelemetryError};
 
 /// Spans or records that wait for their export; what comes beyond is dropped, and mail goes on.
@@ -161,7 +162,9 @@ fn traces(
         .with_scheduled_delay(EXPORT_EVERY)
         .build();
     Ok(SdkTracerProvider::builder()
-        .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batches).build())
+        .with_span_processor(
+            BatchSpanProcessor::builder(Told::new("traces", exporter)).with_batch_config(batches).build(),
+        )
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio))))
         .with_resource(resource.clone())
         .build())
@@ -177,7 +180,9 @@ fn metrics(
         .with_endpoint(endpoint)
         .with_timeout(EXPORT_TIMEOUT)
         .build()?;
-    let reader = PeriodicReader::builder(exporter).with_interval(config.metrics_interval).build();
+    let reader = PeriodicReader::builder(Told::new("metrics", exporter))
+        .with_interval(config.metrics_interval)
+        .build();
     Ok(SdkMeterProvider::builder().with_reader(reader).with_resource(resource.clone()).build())
 }
 
@@ -190,7 +195,9 @@ fn logs(endpoint: &str, resource: &Resource) -> Result<SdkLoggerProvider, Export
         .with_scheduled_delay(EXPORT_EVERY)
         .build();
     Ok(SdkLoggerProvider::builder()
-        .with_log_processor(BatchLogProcessor::builder(exporter).with_batch_config(batches).build())
+        .with_log_processor(
+            BatchLogProcessor::builder(Told::new("logs", exporter)).with_batch_config(batches).build(),
+        )
         .with_resource(resource.clone())
         .build())
 }

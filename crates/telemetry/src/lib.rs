@@ -7,6 +7,7 @@ mod bridge;
 mod export;
 mod log;
 mod metrics;
+mod told;
 
 use std::io::IsTerminal;
 use std::time::Duration;

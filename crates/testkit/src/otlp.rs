@@ -285,7 +285,12 @@ pub struct Drain {
 impl Drain {
     /// Starts a receiver on loopback.
     pub async fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// Starts a receiver there; port 0 is any.
+    pub async fn start_at(address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (taken, stop) = (Arc::<AtomicU64>::default(), CancellationToken::new());
         let (counted, ended) = (Arc::clone(&taken), stop.clone());
