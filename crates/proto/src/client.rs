@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 use std::error::Error;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +20,7 @@ use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
 use tls::{PeerRole, PeerTls};
 use tokio::net::lookup_host;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -130,13 +131,13 @@ impl Peers {
     /// A channel that connects when it is first used, and again when its connection has ended.
     fn dial(&self, address: SocketAddr) -> Channel {
         let (service, tls) = (self.service, self.tls.clone());
+        let failed = Arc::new(Mutex::new(None));
         let connector = service_fn(move |_| {
-            let tls = tls.clone();
-            async move { Link::dial(address, service, tls.as_ref()).await.map(TokioIo::new) }
+            let (tls, failed) = (tls.clone(), Arc::clone(&failed));
+            async move { connect(address, service, tls.as_ref(), &failed).await.map(TokioIo::new) }
         });
         // The connector knows where to, and whether by TLS; this names the service in requests.
         Endpoint::from_static("http://packetboat")
-            .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -211,6 +212,26 @@ impl Peers {
             ServiceError::new(error.code, format!("{}: {error}", member.address))
         })
     }
+}
+
+/// Connects within [`CONNECT_TIMEOUT`]. A channel's calls wait in a line, and each that finds no connection asks for
+/// one: for a moment after one has `failed` the others behind it fail at once, or the last would wait that often.
+async fn connect(
+    address: SocketAddr,
+    service: PeerRole,
+    tls: Option<&PeerTls>,
+    failed: &Mutex<Option<Instant>>,
+) -> io::Result<Link> {
+    let last = *failed.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_some_and(|last| last.elapsed() < REST) {
+        return Err(io::Error::new(io::ErrorKind::NotConnected, "it could not be reached a moment ago"));
+    }
+    let connected = timeout(CONNECT_TIMEOUT, Link::dial(address, service, tls)).await;
+    let connected = connected.unwrap_or_else(|late| Err(io::Error::new(io::ErrorKind::TimedOut, late)));
+    if connected.is_err() {
+        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+    connected
 }
 
 /// Whether a status is about the connection or the peer, not about the call.

@@ -23,7 +23,8 @@ const RATE: u64 = 50;
 const AT_LEAST: Duration = Duration::from_secs(8);
 /// Everything has arrived within this: leases have to end first.
 const SETTLED: Duration = Duration::from_secs(120);
-const REFUSALS_TOLD: usize = 20;
+/// Refusals, and messages in doubt, of which one reads how they came about.
+const TROUBLES_TOLD: usize = 20;
 
 /// What became of the messages of an event.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,16 +64,15 @@ struct Counts {
     refused: AtomicUsize,
     in_doubt: AtomicUsize,
     stop: AtomicBool,
-    /// When, and how, connections were refused: the first few.
-    refusals: Mutex<Vec<String>>,
+    /// When, and how, connections were refused and answers did not come: the first few.
+    troubles: Mutex<Vec<String>>,
 }
 
 impl Counts {
-    fn refused(&self, after: Duration, error: &anyhow::Error) {
-        let count = self.refused.fetch_add(1, Ordering::Relaxed);
-        if count < REFUSALS_TOLD {
-            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-            refusals.push(format!("after {:.1} s: {error:#}", after.as_secs_f32()));
+    fn tell(&self, begun: Instant, what: &str, error: &anyhow::Error) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        if troubles.len() < TROUBLES_TOLD {
+            troubles.push(format!("{what} after {:.1} s: {error:#}", begun.elapsed().as_secs_f32()));
         }
     }
 }
@@ -99,8 +99,8 @@ impl Load {
         sleep_until(self.begun + AT_LEAST).await;
         self.counts.stop.store(true, Ordering::Relaxed);
         let taken = self.sender.await??;
-        for refusal in self.counts.refusals.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            println!("cluster: {} was refused {refusal}", self.event);
+        for trouble in self.counts.troubles.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            println!("cluster: {}: {trouble}", self.event);
         }
         let deadline = Instant::now() + SETTLED;
         loop {
@@ -161,8 +161,11 @@ async fn insist(address: SocketAddr, id: String, counts: Arc<Counts>, begun: Ins
     let deadline = Instant::now() + SETTLED;
     loop {
         match Client::connect(address).await {
-            Err(error) => counts.refused(begun.elapsed(), &error),
-            Ok(client) => match attempt(client, &message, &counts).await {
+            Err(error) => {
+                counts.refused.fetch_add(1, Ordering::Relaxed);
+                counts.tell(begun, "refused", &error);
+            }
+            Ok(client) => match attempt(client, &message, &counts, begun).await {
                 Ok(250) => return Ok(id),
                 Ok(code) => ensure!(code < 500, "{id} was refused for good: {code}"),
                 // A broken connection says nothing about the message.
@@ -174,7 +177,7 @@ async fn insist(address: SocketAddr, id: String, counts: Arc<Counts>, begun: Ins
     }
 }
 
-async fn attempt(client: Client, message: &str, counts: &Counts) -> Result<u16> {
+async fn attempt(client: Client, message: &str, counts: &Counts, begun: Instant) -> Result<u16> {
     let mut client = client.patience(Duration::from_secs(20));
     client.expect(250, "EHLO mail.friend.test").await?;
     client.expect(250, &format!("MAIL FROM:<{SENDER}>")).await?;
@@ -187,8 +190,9 @@ async fn attempt(client: Client, message: &str, counts: &Counts) -> Result<u16> 
         return Ok(reply.code);
     }
     let reply = client.content(message).await;
-    let reply = reply.inspect_err(|_| {
+    let reply = reply.inspect_err(|error| {
         counts.in_doubt.fetch_add(1, Ordering::Relaxed);
+        counts.tell(begun, "in doubt", error);
     })?;
     if reply.code == 250 {
         client.send_raw(b"QUIT\r\n").await.ok();
