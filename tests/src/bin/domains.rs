@@ -130,7 +130,9 @@ async fn run() -> Result<()> {
         an_hour(spent.questions),
     );
     let mebibytes = |octets: u64| octets / (1024 * 1024);
-    let (peak, now) = (operator.child().peak_memory()?, operator.child().memory()?);
+    let now = operator.child().memory()?;
+    // The system's own high-water mark lags behind.
+    let peak = operator.child().peak_memory()?.max(now);
     println!("memory of the operator: {} MiB at most, {} MiB now", mebibytes(peak), mebibytes(now));
     println!(
         "domains: count={count} converged={:.0}s requests={:.1}/domain questions={:.1}/domain peak={}MiB",
