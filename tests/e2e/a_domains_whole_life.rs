@@ -12,13 +12,13 @@ use base64::engine::general_purpose::STANDARD;
 use packetboat_tests::accounts;
 use packetboat_tests::estate::{DOMAIN, Estate, STEP};
 use packetboat_tests::witness::{Times, Witness};
-use packetboat_tests::world::{PASSWORD, REMOTE, at};
+use packetboat_tests::world::{PASSWORD, REMOTE, at, submit_as};
 use testkit::bind::SECRET;
 use testkit::corpus::{Message, header_of, password_hash};
 use testkit::dkim::{Judge, Signature};
 use testkit::process::{Packetboat, Role, Settings};
 use testkit::redis::RedisServer;
-use testkit::smtp::{Client, Sink};
+use testkit::smtp::Sink;
 use testkit::wait;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -112,12 +112,7 @@ impl Stream {
 
 async fn submit(edge: &Settings, id: &str) -> Result<()> {
     let (alice, carol) = (at("alice", DOMAIN), at("carol", REMOTE));
-    let mut client = Client::connect(edge.submission).await?;
-    client.expect(250, "EHLO laptop.test").await?;
-    client.starttls().await?;
-    let reply = client.auth_plain(&alice, PASSWORD).await?;
-    ensure!(reply.code == 235, "authentication failed: {reply}");
-    let reply = client.transaction(&alice, &[&carol], &Message::new(&alice, &carol, id).text()).await?;
+    let reply = submit_as(edge, &alice, &[&carol], &Message::new(&alice, &carol, id).text()).await?;
     ensure!(reply.code == 250, "{reply}");
     Ok(())
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use packetboat_tests::estate::{DOMAIN, Estate, STEP};
-use packetboat_tests::world::{PASSWORD, REMOTE, at};
+use packetboat_tests::world::{PASSWORD, REMOTE, at, submit_as};
 use testkit::corpus::{Message, headers_of, password_hash};
 use testkit::process::{Packetboat, Role, Settings};
-use testkit::smtp::{Client, Sink};
+use testkit::smtp::Sink;
 use testkit::wait;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
@@ -30,12 +30,7 @@ const SPEC: &str = "\
 
 async fn submit(settings: &Settings, id: &str) -> Result<()> {
     let (alice, carol) = (at("alice", DOMAIN), at("carol", REMOTE));
-    let mut client = Client::connect(settings.submission).await?;
-    client.expect(250, "EHLO laptop.test").await?;
-    client.starttls().await?;
-    let reply = client.auth_plain(&alice, PASSWORD).await?;
-    ensure!(reply.code == 235, "authentication failed: {reply}");
-    let reply = client.transaction(&alice, &[&carol], &Message::new(&alice, &carol, id).text()).await?;
+    let reply = submit_as(settings, &alice, &[&carol], &Message::new(&alice, &carol, id).text()).await?;
     ensure!(reply.code == 250, "{reply}");
     Ok(())
 }

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use packetboat_tests::world::{ARRIVAL, HOSTED, PASSWORD, REMOTE, World, at};
+use packetboat_tests::world::{ARRIVAL, HOSTED, REMOTE, World, at, submit_as};
 use testkit::corpus::Message;
 use testkit::process::Settings;
-use testkit::smtp::{Client, Sink, Verb};
+use testkit::smtp::{Sink, Verb};
 use testkit::wait;
 use tokio::time::Instant;
 
@@ -18,11 +18,7 @@ const RATE: u32 = 12;
 
 async fn submit(settings: &Settings, domain: &str, name: &str) -> Result<()> {
     let (from, to) = (at("alice", domain), at("carol", REMOTE));
-    let mut client = Client::connect(settings.submission).await?;
-    client.expect(250, "EHLO laptop.test").await?;
-    client.starttls().await?;
-    ensure!(client.auth_plain(&from, PASSWORD).await?.code == 235);
-    let reply = client.transaction(&from, &[&to], &Message::new(&from, &to, name).text()).await?;
+    let reply = submit_as(settings, &from, &[&to], &Message::new(&from, &to, name).text()).await?;
     ensure!(reply.code == 250, "{reply}");
     Ok(())
 }

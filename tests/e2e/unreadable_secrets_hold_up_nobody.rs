@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use packetboat_tests::cluster::Cluster;
-use packetboat_tests::world::{ARRIVAL, FRIEND, PASSWORD, World, at};
+use packetboat_tests::world::{ARRIVAL, FRIEND, PASSWORD, World, admitted, at};
 use testkit::corpus;
 use testkit::kubernetes::ApiServer;
 use testkit::process::Role;
@@ -22,8 +22,6 @@ rules:
 ";
 /// Less than what one Secret that never answers would be waited for.
 const AT_ONCE: Duration = Duration::from_secs(10);
-/// An edge listens to no client that failed twenty times in ten minutes.
-const BETWEEN_LOGINS: Duration = Duration::from_secs(5);
 
 fn mail_domain(name: &str) -> String {
     format!(
@@ -75,15 +73,5 @@ async fn a_secret_that_may_not_be_read() -> Result<()> {
     let grant = r#"[{"op":"add","path":"/rules/-","value":{"apiGroups":[""],"resources":["secrets"],
         "resourceNames":["first-users"],"verbs":["get","list","watch"]}}]"#;
     api.kubectl(&["-n", "mail", "patch", "role", "edge", "--type=json", "-p", grant], None).await?;
-    let admitted = async || {
-        let Ok(mut client) = Client::connect(settings.submission).await else { return false };
-        let greeted = client.expect(250, "EHLO laptop.test").await.is_ok() && client.starttls().await.is_ok();
-        let reply = if greeted { client.auth_plain("bob@first.test", PASSWORD).await.ok() } else { None };
-        if reply.is_some_and(|reply| reply.code == 235) {
-            return true;
-        }
-        tokio::time::sleep(BETWEEN_LOGINS).await;
-        false
-    };
-    wait::until_true("the user to be admitted", ARRIVAL * 2, admitted).await
+    admitted(settings.submission, "bob@first.test", PASSWORD, ARRIVAL * 2).await.map(drop)
 }

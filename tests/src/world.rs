@@ -1,8 +1,9 @@
 //! The small Internet that scenarios play in: a hosted domain with two users, and its correspondents.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use testkit::corpus::{self, Message};
 use testkit::dkim;
 use testkit::dns::DnsServer;
@@ -10,6 +11,7 @@ use testkit::keys::{Algorithm, DkimKey};
 use testkit::maildir::Maildir;
 use testkit::process::{Packetboat, Role, Settings, Site};
 use testkit::smtp::{Client, Reply};
+use testkit::wait;
 
 /// The hosted domain. It exists with the users `alice` and `bob` and the alias `sales`.
 pub const HOSTED: &str = "packetboat.test";
@@ -140,20 +142,44 @@ pub fn at(user: &str, domain: &str) -> String {
     format!("{user}@{domain}")
 }
 
-/// A session at a submission listener with STARTTLS, authenticated as Alice.
-pub async fn submission_session(settings: &Settings) -> Result<Client> {
-    let mut client = Client::connect(settings.submission).await?;
+/// An edge listens to no client that failed twenty times in ten minutes.
+const BETWEEN_LOGINS: Duration = Duration::from_secs(5);
+
+/// A session at a submission listener with STARTTLS, authenticated.
+pub async fn log_in(submission: SocketAddr, user: &str, password: &str) -> Result<Client> {
+    let mut client = Client::connect(submission).await?;
     client.expect(250, "EHLO laptop.test").await?;
     client.starttls().await?;
-    let reply = client.auth_plain(LOGIN, PASSWORD).await?;
-    anyhow::ensure!(reply.code == 235, "authentication failed: {reply}");
+    let reply = client.auth_plain(user, password).await?;
+    ensure!(reply.code == 235, "authentication failed: {reply}");
     Ok(client)
+}
+
+/// The same for a user whom the edges do not know yet: tried until they do.
+pub async fn admitted(submission: SocketAddr, user: &str, password: &str, limit: Duration) -> Result<Client> {
+    wait::until("the user to be admitted", limit, async || {
+        let session = log_in(submission, user, password).await.ok();
+        if session.is_none() {
+            tokio::time::sleep(BETWEEN_LOGINS).await;
+        }
+        session
+    })
+    .await
+}
+
+/// A session as Alice.
+pub async fn submission_session(settings: &Settings) -> Result<Client> {
+    log_in(settings.submission, LOGIN, PASSWORD).await
 }
 
 /// Submits one message as Alice and gives the last reply.
 pub async fn submit(settings: &Settings, to: &[&str], message: &str) -> Result<Reply> {
-    let mut client = submission_session(settings).await?;
-    client.transaction(&at("alice", HOSTED), to, message).await
+    submit_as(settings, LOGIN, to, message).await
+}
+
+/// Submits one message as a user with Alice's password and gives the last reply.
+pub async fn submit_as(settings: &Settings, user: &str, to: &[&str], message: &str) -> Result<Reply> {
+    log_in(settings.submission, user, PASSWORD).await?.transaction(user, to, message).await
 }
 
 /// The queue id in a reply `250 2.0.0 Ok: queued as ID`.

@@ -58,8 +58,8 @@ impl Balance {
     }
 }
 
-#[derive(Default)]
 struct Counts {
+    begun: Instant,
     sent: AtomicUsize,
     refused: AtomicUsize,
     in_doubt: AtomicUsize,
@@ -69,10 +69,21 @@ struct Counts {
 }
 
 impl Counts {
-    fn tell(&self, begun: Instant, what: &str, error: &anyhow::Error) {
+    fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            sent: AtomicUsize::default(),
+            refused: AtomicUsize::default(),
+            in_doubt: AtomicUsize::default(),
+            stop: AtomicBool::default(),
+            troubles: Mutex::default(),
+        }
+    }
+
+    fn tell(&self, what: &str, error: &anyhow::Error) {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         if troubles.len() < TROUBLES_TOLD {
-            troubles.push(format!("{what} after {:.1} s: {error:#}", begun.elapsed().as_secs_f32()));
+            troubles.push(format!("{what} after {:.1} s: {error:#}", self.begun.elapsed().as_secs_f32()));
         }
     }
 }
@@ -81,22 +92,20 @@ impl Counts {
 pub(crate) struct Load {
     event: &'static str,
     counts: Arc<Counts>,
-    begun: Instant,
     sender: JoinHandle<Result<Vec<String>>>,
 }
 
 impl Load {
     /// Starts to send to this address.
     pub(crate) fn start(event: &'static str, address: SocketAddr) -> Self {
-        let counts = Arc::new(Counts::default());
-        let begun = Instant::now();
-        let sender = tokio::spawn(send(event, address, counts.clone(), begun));
-        Self { event, counts, begun, sender }
+        let counts = Arc::new(Counts::new());
+        let sender = tokio::spawn(send(event, address, counts.clone()));
+        Self { event, counts, sender }
     }
 
     /// Stops it, and waits until all that was taken has arrived, or will not.
     pub(crate) async fn balance(self, store: &Sink) -> Result<Balance> {
-        sleep_until(self.begun + AT_LEAST).await;
+        sleep_until(self.counts.begun + AT_LEAST).await;
         self.counts.stop.store(true, Ordering::Relaxed);
         let taken = self.sender.await??;
         for trouble in self.counts.troubles.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -133,18 +142,13 @@ fn arrivals(store: &Sink, event: &str) -> HashMap<String, usize> {
 }
 
 /// Sends at the rate until told to stop, then waits until everything begun is taken: these ids.
-async fn send(
-    event: &'static str,
-    address: SocketAddr,
-    counts: Arc<Counts>,
-    begun: Instant,
-) -> Result<Vec<String>> {
+async fn send(event: &'static str, address: SocketAddr, counts: Arc<Counts>) -> Result<Vec<String>> {
     let mut ticks = interval(Duration::from_millis(1000 / RATE));
     let (mut under_way, mut taken) = (JoinSet::new(), Vec::new());
     while !counts.stop.load(Ordering::Relaxed) {
         ticks.tick().await;
         let id = format!("{event}:{:05}", counts.sent.fetch_add(1, Ordering::Relaxed));
-        under_way.spawn(insist(address, id, counts.clone(), begun));
+        under_way.spawn(insist(address, id, counts.clone()));
         while let Some(ended) = under_way.try_join_next() {
             taken.push(ended??);
         }
@@ -156,16 +160,16 @@ async fn send(
 }
 
 /// Tries one message until it is taken.
-async fn insist(address: SocketAddr, id: String, counts: Arc<Counts>, begun: Instant) -> Result<String> {
+async fn insist(address: SocketAddr, id: String, counts: Arc<Counts>) -> Result<String> {
     let message = Message::new(SENDER, RECIPIENT, &id).text();
     let deadline = Instant::now() + SETTLED;
     loop {
         match Client::connect(address).await {
             Err(error) => {
                 counts.refused.fetch_add(1, Ordering::Relaxed);
-                counts.tell(begun, "refused", &error);
+                counts.tell("refused", &error);
             }
-            Ok(client) => match attempt(client, &message, &counts, begun).await {
+            Ok(client) => match attempt(client, &message, &counts).await {
                 Ok(250) => return Ok(id),
                 Ok(code) => ensure!(code < 500, "{id} was refused for good: {code}"),
                 // A broken connection says nothing about the message.
@@ -177,7 +181,7 @@ async fn insist(address: SocketAddr, id: String, counts: Arc<Counts>, begun: Ins
     }
 }
 
-async fn attempt(client: Client, message: &str, counts: &Counts, begun: Instant) -> Result<u16> {
+async fn attempt(client: Client, message: &str, counts: &Counts) -> Result<u16> {
     let mut client = client.patience(Duration::from_secs(20));
     client.expect(250, "EHLO mail.friend.test").await?;
     client.expect(250, &format!("MAIL FROM:<{SENDER}>")).await?;
@@ -192,7 +196,7 @@ async fn attempt(client: Client, message: &str, counts: &Counts, begun: Instant)
     let reply = client.content(message).await;
     let reply = reply.inspect_err(|error| {
         counts.in_doubt.fetch_add(1, Ordering::Relaxed);
-        counts.tell(begun, "in doubt", error);
+        counts.tell("in doubt", error);
     })?;
     if reply.code == 250 {
         client.send_raw(b"QUIT\r\n").await.ok();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use packetboat_tests::world::log_in;
 use serde_json::json;
 use testkit::corpus::{self, Message};
 use testkit::smtp::{Client, Reply};
@@ -62,11 +63,8 @@ pub(crate) async fn mail_in(test: &Test) -> Result<()> {
 
 /// Submitted, signed with every key, and delivered to a remote MX, which verifies the signatures by DNS.
 pub(crate) async fn mail_out(test: &Test) -> Result<()> {
-    let mut client = Client::connect(test.release.service(&test.place, "submission").await?).await?;
-    client.expect(250, "EHLO laptop.test").await?;
-    client.starttls().await?;
-    let reply = client.auth_plain(ALICE, PASSWORD).await?;
-    ensure!(reply.code == 235, "{reply}");
+    let submission = test.release.service(&test.place, "submission").await?;
+    let mut client = log_in(submission, ALICE, PASSWORD).await?;
     let message = Message::new(ALICE, "carol@remote.test", "out-1").text();
     let reply = client.transaction(ALICE, &["carol@remote.test"], &message).await?;
     ensure!(reply.code == 250, "{reply}");
