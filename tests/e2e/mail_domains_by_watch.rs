@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use packetboat_tests::world::{ARRIVAL, FRIEND, HOSTED, World, at};
+use packetboat_tests::world::{ARRIVAL, FRIEND, HOSTED, World, at, code_of_rcpt};
 use testkit::corpus::Message;
 use testkit::dkim;
 use testkit::kubernetes::ApiServer;
@@ -23,12 +23,7 @@ async fn a_mail_domain_is_followed() -> Result<()> {
     let folder = folder.to_string_lossy();
     let kubeconfig = api.kubeconfig()?;
     let (settings, process) = world.start_all(|settings| settings.kubeconfig = Some(kubeconfig)).await?;
-    let rcpt = async |address: &str| {
-        let mut client = Client::connect(settings.mx).await.ok()?;
-        client.command("EHLO mail.friend.test").await.ok()?;
-        client.command(&format!("MAIL FROM:<{}>", at("dave", FRIEND))).await.ok()?;
-        Some(client.command(&format!("RCPT TO:<{address}>")).await.ok()?.code)
-    };
+    let rcpt = async |address: &str| code_of_rcpt(settings.mx, address).await;
     ensure!(rcpt("alice@packetboat.test").await != Some(250), "a domain that is not declared is hosted");
 
     api.kubectl(&["create", "namespace", "mail"], None).await?;

@@ -3,10 +3,9 @@
 
 use anyhow::{Context, Result, ensure};
 use packetboat_tests::estate::{DOMAIN, Estate, STEP};
-use packetboat_tests::world::{ARRIVAL, FRIEND, at};
+use packetboat_tests::world::{ARRIVAL, at, code_of_rcpt};
 use serde_json::Value;
 use testkit::process::Role;
-use testkit::smtp::Client;
 use testkit::wait;
 
 /// What the operator may do in each namespace, as `docs/install.md` has it.
@@ -105,12 +104,7 @@ async fn rights_in_those_namespaces_are_enough() -> Result<()> {
     settings.kubeconfig = Some(account(&estate, "server", SERVER, &["mail", "second"]).await?);
     settings.namespaces = vec!["mail".to_owned(), "second".to_owned()];
     let server = estate.site.start(&settings).await?;
-    let rcpt = async |address: &str| {
-        let mut client = Client::connect(settings.mx).await.ok()?;
-        client.command("EHLO mail.friend.test").await.ok()?;
-        client.command(&format!("MAIL FROM:<{}>", at("dave", FRIEND))).await.ok()?;
-        Some(client.command(&format!("RCPT TO:<{address}>")).await.ok()?.code)
-    };
+    let rcpt = async |address: &str| code_of_rcpt(settings.mx, address).await;
     ensure!(rcpt(&at("bob", DOMAIN)).await == Some(250), "{}", server.log());
     ensure!(rcpt(&at("bob", "mail.test")).await != Some(250));
     estate.api.apply(&claim("mail", "mail.test")).await?;

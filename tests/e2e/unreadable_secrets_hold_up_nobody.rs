@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use packetboat_tests::cluster::Cluster;
-use packetboat_tests::world::{ARRIVAL, FRIEND, PASSWORD, World, admitted, at};
+use packetboat_tests::world::{ARRIVAL, PASSWORD, World, admitted, code_of_rcpt};
 use testkit::corpus;
 use testkit::kubernetes::ApiServer;
 use testkit::process::Role;
-use testkit::smtp::Client;
 use testkit::wait;
 
 const CRD: &str = include_str!("../../k8s/crds/maildomains.yaml");
@@ -52,12 +51,7 @@ async fn a_secret_that_may_not_be_read() -> Result<()> {
     })
     .await?;
     let (settings, edge) = &cluster.rows[0].edge;
-    let rcpt = async |address: &str| {
-        let mut client = Client::connect(settings.mx).await.ok()?;
-        client.command("EHLO mail.friend.test").await.ok()?;
-        client.command(&format!("MAIL FROM:<{}>", at("dave", FRIEND))).await.ok()?;
-        Some(client.command(&format!("RCPT TO:<{address}>")).await.ok()?.code)
-    };
+    let rcpt = async |address: &str| code_of_rcpt(settings.mx, address).await;
     for name in ["first", "second", "third"] {
         api.apply(&mail_domain(name)).await?;
         let bob = format!("bob@{name}.test");

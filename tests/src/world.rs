@@ -142,6 +142,14 @@ pub fn at(user: &str, domain: &str) -> String {
     format!("{user}@{domain}")
 }
 
+/// What a listener says to a recipient of Dave's, who is a friend; nothing when it does not get that far.
+pub async fn code_of_rcpt(mx: SocketAddr, recipient: &str) -> Option<u16> {
+    let mut client = Client::connect(mx).await.ok()?;
+    client.command("EHLO mail.friend.test").await.ok()?;
+    client.command(&format!("MAIL FROM:<{}>", at("dave", FRIEND))).await.ok()?;
+    Some(client.command(&format!("RCPT TO:<{recipient}>")).await.ok()?.code)
+}
+
 /// An edge listens to no client that failed twenty times in ten minutes.
 const BETWEEN_LOGINS: Duration = Duration::from_secs(5);
 
