@@ -2,7 +2,7 @@
 
 use message::author::author;
 use tracing::field::Empty;
-use tracing::{Instrument, Span, info_span};
+use tracing::{Instrument, Span, info_span, record_all};
 
 use crate::arc::{self, ArcCheck};
 use crate::client::{self, Client, ClientCheck};
@@ -48,9 +48,11 @@ impl Authenticator {
         let client = Client { ip: client.ip.to_canonical(), ..client.clone() };
         let spf = async {
             let check = client::spf(&self.dns, &client).await;
-            let span = Span::current();
-            span.record("mail.auth.spf.result", check.result.as_str());
-            span.record("mail.domain", check.domain.as_deref());
+            record_all!(
+                Span::current(),
+                mail.auth.spf.result = check.result.as_str(),
+                mail.domain = check.domain.as_deref()
+            );
             check
         };
         let iprev = async {
@@ -73,8 +75,11 @@ impl Authenticator {
         let span = info_span!("dmarc", mail.domain = Empty, mail.auth.dmarc.result = Empty);
         let dmarc = dmarc::verify(&self.dns, author(scanned.header()), &client.spf, &dkim, draw);
         let dmarc = dmarc.instrument(span.clone()).await;
-        span.record("mail.auth.dmarc.result", dmarc.result.as_str());
-        span.record("mail.domain", dmarc.domain.as_deref());
+        record_all!(
+            span,
+            mail.auth.dmarc.result = dmarc.result.as_str(),
+            mail.domain = dmarc.domain.as_deref()
+        );
         Verification { client, dkim, arc, dmarc }
     }
 
@@ -86,10 +91,13 @@ impl Authenticator {
             mail.domain = Empty
         );
         let checks = dkim::verify(&self.dns, scanned, self.max_signatures).instrument(span.clone()).await;
-        span.record("mail.auth.dkim.signatures", checks.len());
         let telling = checks.iter().find(|check| check.vouches()).or(checks.first());
-        span.record("mail.auth.dkim.result", telling.map_or("none", |check| check.result.as_str()));
-        span.record("mail.domain", telling.map(|check| check.domain.as_str()));
+        record_all!(
+            span,
+            mail.auth.dkim.signatures = checks.len(),
+            mail.auth.dkim.result = telling.map_or("none", |check| check.result.as_str()),
+            mail.domain = telling.map(|check| check.domain.as_str())
+        );
         checks
     }
 
@@ -99,8 +107,7 @@ impl Authenticator {
         }
         let span = info_span!("arc", mail.auth.arc.sets = Empty, mail.auth.arc.result = Empty);
         let check = arc::verify(&self.dns, scanned).instrument(span.clone()).await;
-        span.record("mail.auth.arc.sets", check.sets);
-        span.record("mail.auth.arc.result", check.result.as_str());
+        record_all!(span, mail.auth.arc.sets = check.sets, mail.auth.arc.result = check.result.as_str());
         check
     }
 }

@@ -343,8 +343,13 @@ fn report(route: &'static str, judged: &Judgement, took: Duration) {
         }
     }
     let span = Span::current();
-    span.record("mail.route", route).record("mail.delivered", delivered);
-    span.record("mail.deferred", deferred).record("mail.failed", failed);
+    tracing::record_all!(
+        span,
+        mail.route = route,
+        mail.delivered = delivered,
+        mail.deferred = deferred,
+        mail.failed = failed
+    );
     if deferred + failed > 0 {
         span.record("otel.status_code", "error");
     }

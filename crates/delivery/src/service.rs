@@ -113,7 +113,7 @@ impl DeliveryService {
             return Err(AcceptError::contract("the recipients lead nowhere"));
         }
         let (id, size) = (received.record.id, received.record.size);
-        tracing::Span::current().record("mail.size", size).record("mail.entries", entries.len());
+        tracing::record_all!(tracing::Span::current(), mail.size = size, mail.entries = entries.len());
         let lease = self.dispatcher.lease_with_accept(&entries);
         let message = NewMessage { record: received.record, inline: received.head, entries };
         let accepted = self.queue.accept(message, lease).await?;

@@ -2,32 +2,29 @@
 //!
 //! It is made and read by our own services alone; nothing here ever looks at what an SMTP client sent.
 
-use std::collections::HashMap;
-
 use opentelemetry::propagation::{Extractor, Injector};
 use opentelemetry::trace::TraceContextExt;
 use opentelemetry::{Context, global};
-use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 const TRACEPARENT: &str = "traceparent";
 
-struct Outgoing<'a>(&'a mut MetadataMap);
+/// The one field of the context that is carried; none of our services sets a `tracestate`.
+struct Traceparent(Option<String>);
 
-impl Injector for Outgoing<'_> {
+impl Injector for Traceparent {
     fn set(&mut self, key: &str, value: String) {
-        if let (Ok(key), Ok(value)) = (key.parse::<MetadataKey<_>>(), value.parse::<MetadataValue<_>>()) {
-            self.0.insert(key, value);
+        if key == TRACEPARENT {
+            self.0 = Some(value);
         }
     }
 }
 
-struct Incoming<'a>(&'a MetadataMap);
-
-impl Extractor for Incoming<'_> {
+impl Extractor for Traceparent {
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
+        self.0.as_deref().filter(|_| key == TRACEPARENT)
     }
 
     fn keys(&self) -> Vec<&str> {
@@ -37,16 +34,18 @@ impl Extractor for Incoming<'_> {
 
 /// Writes the present span's context into the metadata of a call.
 pub(crate) fn inject(metadata: &mut MetadataMap) {
-    let context = Span::current().context();
-    global::get_text_map_propagator(|propagator| {
-        propagator.inject_context(&context, &mut Outgoing(metadata));
-    });
+    let Some(mut value) = traceparent().and_then(|text| MetadataValue::try_from(text).ok()) else { return };
+    // No two calls have the same: it would push what they have in common out of the table that HTTP/2 keeps of
+    // headers (RFC 7541 §7.1.3).
+    value.set_sensitive(true);
+    metadata.insert(TRACEPARENT, value);
 }
 
 /// Makes `span` a child of the caller's, as its metadata tell it.
 pub(crate) fn adopt(span: &Span, metadata: &MetadataMap) {
-    let parent = global::get_text_map_propagator(|propagator| propagator.extract(&Incoming(metadata)));
-    set_parent(span, parent);
+    if let Some(traceparent) = metadata.get(TRACEPARENT).and_then(|value| value.to_str().ok()) {
+        continue_trace(span, traceparent);
+    }
 }
 
 /// The present span as a `traceparent`, for a queue entry; `None` when it is not traced.
@@ -56,14 +55,18 @@ pub fn traceparent() -> Option<String> {
     if !context.span().span_context().is_valid() {
         return None;
     }
-    let mut carrier = HashMap::new();
+    let mut carrier = Traceparent(None);
     global::get_text_map_propagator(|propagator| propagator.inject_context(&context, &mut carrier));
-    carrier.remove(TRACEPARENT)
+    carrier.0
 }
 
 /// Makes `span` a child of the span that [`traceparent`] told of.
 pub fn continue_trace(span: &Span, traceparent: &str) {
-    set_parent(span, context_of(traceparent));
+    let parent = context_of(traceparent);
+    // Refused only for a span that is disabled or already started; then there is nothing to join.
+    if parent.span().span_context().is_valid() && span.set_parent(parent).is_err() {
+        tracing::debug!("span takes no parent");
+    }
 }
 
 /// Links `span` to the span that [`traceparent`] told of: for a later attempt, which is a trace of its own.
@@ -76,13 +79,6 @@ pub fn link_trace(span: &Span, traceparent: &str) {
 }
 
 fn context_of(traceparent: &str) -> Context {
-    let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
+    let carrier = Traceparent(Some(traceparent.to_owned()));
     global::get_text_map_propagator(|propagator| propagator.extract(&carrier))
-}
-
-fn set_parent(span: &Span, parent: Context) {
-    // Refused only for a span that is disabled or already started; then there is nothing to join.
-    if parent.span().span_context().is_valid() && span.set_parent(parent).is_err() {
-        tracing::debug!("span takes no parent");
-    }
 }

@@ -15,12 +15,12 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{BatchConfigBuilder as LogBatches, BatchLogProcessor, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider};
-use tracing::Subscriber;
-use tracing_subscriber::Layer;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanExporter as _};
+use tokio::runtime::Handle;
 use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Layer, Registry};
 
+use crate::batches::{Batches, Limits};
 use crate::told::Told;
 use crate::{Config, TelemetryError};
 
@@ -58,6 +58,8 @@ pub struct ExportError {
     cause: ExporterBuildError,
 }
 
+pub(crate) type ExportLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
 /// What is sent to the collector.
 pub(crate) struct Exporter {
     traces: Option<SdkTracerProvider>,
@@ -70,12 +72,14 @@ impl Exporter {
     pub(crate) fn new(endpoint: &str, config: &Config, role: &str) -> Result<Self, TelemetryError> {
         let failed = |cause| ExportError { endpoint: endpoint.to_owned(), cause };
         let resource = resource(role);
-        let traces = config.traces.then(|| traces(endpoint, config, &resource)).transpose();
+        let spans =
+            || SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT);
+        let spans = config.traces.then(|| spans().build()).transpose().map_err(failed)?;
         let metrics = config.metrics.then(|| metrics(endpoint, config, &resource)).transpose();
         let logs = config.logs.then(|| logs(endpoint, &resource)).transpose();
         global::set_text_map_propagator(TraceContextPropagator::new());
         Ok(Self {
-            traces: traces.map_err(failed)?,
+            traces: spans.map(|spans| traces(spans, config, &resource)).transpose()?,
             metrics: metrics.map_err(failed)?,
             logs: logs.map_err(failed)?,
         })
@@ -86,18 +90,20 @@ impl Exporter {
         self.metrics.as_ref().map(|provider| provider.meter("packetboat"))
     }
 
-    /// Spans, and with `events` the records of the log within them. Records quote what servers said, and
+    /// Spans, and where addresses may be told the records of the log within them. Records quote what servers said, and
     /// that names addresses.
-    pub(crate) fn spans<S>(&self, events: bool) -> Option<Box<dyn Layer<S> + Send + Sync>>
-    where
-        S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
-    {
+    pub(crate) fn spans(&self, config: &Config) -> Option<ExportLayer> {
+        let events = config.addresses;
+        let kinds = filter_fn(move |metadata| events || metadata.is_span());
         let filter = Targets::new()
             .with_default(LevelFilter::INFO)
             .with_targets(SILENT.map(|target| (target, LevelFilter::OFF)))
-            .and(filter_fn(move |metadata| events || metadata.is_span()));
+            // Of two filters both have to know the level, or the records of all levels are asked for.
+            .and(kinds.with_max_level_hint(LevelFilter::INFO));
         let layer = tracing_opentelemetry::layer()
             .with_tracer(self.traces.as_ref()?.tracer("packetboat"))
+            // Each time that a span is entered costs; only the records for the collector ask for it.
+            .with_context_activation(config.logs)
             .with_location(false)
             .with_target(false)
             .with_threads(false)
@@ -107,13 +113,7 @@ impl Exporter {
     }
 
     /// The records that the log has.
-    pub(crate) fn records<S>(
-        &self,
-        config: &Config,
-    ) -> Result<Option<Box<dyn Layer<S> + Send + Sync>>, TelemetryError>
-    where
-        S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
-    {
+    pub(crate) fn records(&self, config: &Config) -> Result<Option<ExportLayer>, TelemetryError> {
         let Some(provider) = &self.logs else { return Ok(None) };
         let silent = Targets::new()
             .with_default(LevelFilter::TRACE)
@@ -150,20 +150,16 @@ fn resource(role: &str) -> Resource {
 }
 
 fn traces(
-    endpoint: &str,
+    exporter: SpanExporter,
     config: &Config,
     resource: &Resource,
-) -> Result<SdkTracerProvider, ExporterBuildError> {
-    let exporter =
-        SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT).build()?;
-    let batches = BatchConfigBuilder::default()
-        .with_max_queue_size(MAX_WAITING)
-        .with_max_export_batch_size(MAX_BATCH)
-        .with_scheduled_delay(EXPORT_EVERY)
-        .build();
+) -> Result<SdkTracerProvider, TelemetryError> {
+    let mut exporter = Told::new("traces", exporter);
+    exporter.set_resource(resource);
+    let limits = Limits { batch: MAX_BATCH, batches: MAX_WAITING / MAX_BATCH, every: EXPORT_EVERY };
     Ok(SdkTracerProvider::builder()
         .with_span_processor(
-            BatchSpanProcessor::builder(Told::new("traces", exporter)).with_batch_config(batches).build(),
+            Batches::start(exporter, limits, Handle::current()).map_err(TelemetryError::Thread)?,
         )
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio))))
         .with_resource(resource.clone())

@@ -3,6 +3,7 @@
 //! Logs go to standard error, and metrics are read from [`Metrics::render`] by the admin server. When an OTLP
 //! collector is configured, spans go to it, and metrics and logs too where that is asked for.
 
+mod batches;
 mod bridge;
 mod export;
 mod log;
@@ -13,7 +14,8 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
@@ -100,13 +102,21 @@ impl Config {
         self.filter().map(drop)
     }
 
-    fn filter(&self) -> Result<EnvFilter, TelemetryError> {
+    fn filter(&self) -> Result<LogFilter, TelemetryError> {
         let level = if self.addresses { "info" } else { "off" };
-        EnvFilter::try_new(&self.log_filter)
-            .and_then(|_| EnvFilter::try_new(format!("{},{ADDRESSES}={level}", self.log_filter)))
-            .map_err(|cause| TelemetryError::Filter { filter: self.log_filter.clone(), cause })
+        let directives = format!("{},{ADDRESSES}={level}", self.log_filter);
+        let filter = EnvFilter::try_new(&self.log_filter)
+            .and_then(|_| EnvFilter::try_new(&directives))
+            .map_err(|cause| TelemetryError::Filter { filter: self.log_filter.clone(), cause })?;
+        // A filter that names spans looks at each span that is entered; most name targets alone.
+        match directives.parse::<Targets>() {
+            Ok(targets) if !directives.contains('[') => Ok(Box::new(targets)),
+            _ => Ok(Box::new(filter)),
+        }
     }
 }
+
+type LogFilter = Box<dyn Filter<Registry> + Send + Sync>;
 
 /// Why telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +141,9 @@ pub enum TelemetryError {
     /// `telemetry.otlp` cannot be used.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// The system gives no thread for the export.
+    #[error("the export of spans has no thread")]
+    Thread(#[source] std::io::Error),
     /// Something else has already been installed in this process.
     #[error("telemetry has been set up before in this process")]
     Twice,
@@ -159,7 +172,7 @@ impl Telemetry {
         let metrics = Metrics::install(meter).map_err(|_| TelemetryError::Twice)?;
         let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
         if let Some(exporter) = &exporter {
-            layers.extend(exporter.spans(config.addresses));
+            layers.extend(exporter.spans(config));
             layers.extend(exporter.records(config)?);
         }
         let filter = config.filter()?;

@@ -2,9 +2,9 @@
 
 use std::fmt::{self, Write as _};
 
-use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, TraceContextExt};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Span, Subscriber};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
@@ -36,11 +36,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        // The span that has been entered, whatever the filter of the log makes of spans.
-        let span = Context::map_current(|present| present.span().span_context().clone());
-        if !span.is_valid() {
-            return self.inner.format_event(context, writer, event);
-        }
+        let Some(span) = traced(event) else { return self.inner.format_event(context, writer, event) };
         match self.place {
             Place::Text => {
                 let record = self.record(context, event)?;
@@ -72,6 +68,16 @@ impl<F> Correlated<F> {
         self.inner.format_event(context, Writer::new(&mut record), event)?;
         Ok(record)
     }
+}
+
+/// The span that has been entered, whatever the filter of the log makes of spans.
+fn traced(event: &Event<'_>) -> Option<SpanContext> {
+    // What the library says of itself it may say while it holds the very span that would be asked.
+    if event.metadata().target().starts_with("opentelemetry") {
+        return None;
+    }
+    let span = Span::current().context().span().span_context().clone();
+    span.is_valid().then_some(span)
 }
 
 fn members(span: &SpanContext) -> String {

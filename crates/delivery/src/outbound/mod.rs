@@ -23,8 +23,11 @@ mod transaction;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use dns::{AddressError, AddressPolicy, MxError, Resolver};
 use message::Failure;
@@ -146,11 +149,7 @@ impl Outbound {
             return Ok((vec![host(address.to_string())], Lookup::Exchanger));
         }
         let plan = self.inner.resolver.mx_plan(domain, &self.inner.config.hostname);
-        let plan = plan
-            .instrument(
-                info_span!("dns", otel.kind = "client", dns.question.name = domain, dns.question.type = "MX"),
-            )
-            .await?;
+        let plan = asked(plan, domain, "MX").await?;
         let lookup = if plan.implicit { Lookup::Implicit } else { Lookup::Exchanger };
         Ok((plan.hosts.into_iter().map(|mx| host(mx.name)).collect(), lookup))
     }
@@ -236,15 +235,13 @@ impl Outbound {
     async fn addresses(&self, host: &Host, lookup: Lookup) -> Result<Vec<IpAddr>, AddressError> {
         let (resolver, name) = (&self.inner.resolver, host.name.as_str());
         let policy = AddressPolicy { allow_loopback: self.inner.config.allow_loopback };
-        let span =
-            || info_span!("dns", otel.kind = "client", dns.question.name = name, dns.question.type = "A");
         match lookup {
-            Lookup::Configured => resolver.host_addresses(name).instrument(span()).await,
+            Lookup::Configured => asked(resolver.host_addresses(name), name, "A").await,
             Lookup::Exchanger | Lookup::Implicit => match name.parse() {
                 // An address literal: the host is its own address.
                 Ok(address) if policy.permits(address) => Ok(vec![address]),
                 Ok(address) => Err(AddressError::Refused { host: name.to_owned(), address }),
-                Err(_) => resolver.addresses(name, policy).instrument(span()).await,
+                Err(_) => asked(resolver.addresses(name, policy), name, "A").await,
             },
         }
     }
@@ -254,6 +251,17 @@ impl Budget {
     fn is_spent(&self) -> bool {
         self.connects == 0 || self.sessions == 0
     }
+}
+
+/// The answer to a look-up, within a span of its own unless a cache has it at once.
+async fn asked<T>(lookup: impl Future<Output = T>, name: &str, kind: &str) -> T {
+    let mut lookup = pin!(lookup);
+    let at_once = poll_fn(|context| Poll::Ready(lookup.as_mut().poll(context))).await;
+    if let Poll::Ready(answer) = at_once {
+        return answer;
+    }
+    let span = info_span!("dns", otel.kind = "client", dns.question.name = name, dns.question.type = kind);
+    lookup.instrument(span).await
 }
 
 /// The address in `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 §4.1.3).
