@@ -64,7 +64,7 @@ fn metrics_of_the_sources_are_documented() {
     assert_eq!(found, documented("Metrics"));
 }
 
-/// The spans of a text: their names, and the attributes of each. A span without a literal name is `$method`.
+/// The spans of a text: their names, and the attributes of each.
 fn spans(code: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut found = BTreeMap::<String, BTreeSet<String>>::new();
     for call in code.split("info_span!(").skip(1) {
@@ -78,10 +78,7 @@ fn spans(code: &str) -> BTreeMap<String, BTreeSet<String>> {
         let named = |name: &&str| {
             !name.starts_with("otel.") && name.chars().all(|c| c.is_alphanumeric() || "._".contains(c))
         };
-        let name = match call.trim_start().strip_prefix('$') {
-            Some(_) => "$method",
-            None => call.split('"').nth(1).unwrap(),
-        };
+        let name = call.split('"').nth(1).unwrap();
         found.entry(name.to_owned()).or_default().extend(fields.filter(named).map(str::to_owned));
     }
     found
@@ -101,10 +98,7 @@ fn documented_spans() -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn spans_of_the_sources_are_documented() {
-    let mut told = documented_spans();
-    told.insert("$method".to_owned(), told["packetboat.v1.SERVICE/METHOD"].clone());
-    told.remove("packetboat.v1.SERVICE/METHOD");
-    assert_eq!(spans(&code()), told);
+    assert_eq!(spans(&code()), documented_spans());
 }
 
 /// Checks what a process tells: each metric, its kind and its labels. Gives the names.

@@ -55,14 +55,9 @@ impl Authenticator {
             );
             check
         };
-        let iprev = async {
-            let check = client::iprev(&self.dns, client.ip).await;
-            Span::current().record("mail.auth.iprev.result", check.result.as_str());
-            check
-        };
         let (spf, iprev) = tokio::join!(
             spf.instrument(info_span!("spf", mail.domain = Empty, mail.auth.spf.result = Empty)),
-            iprev.instrument(info_span!("iprev", mail.auth.iprev.result = Empty)),
+            client::iprev(&self.dns, client.ip),
         );
         ClientCheck { spf, iprev }
     }

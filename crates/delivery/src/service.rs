@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use domains::{Domains, Route};
 use proto::accept_request::Frame;
+use proto::trace::call_failed;
 use proto::{
     AcceptResponse, Delivery, ErrorCode, Frames, ProbeRequest, ProbeResponse, RecipientStanding,
     ServiceError, Verifier,
@@ -15,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::accept::Intake;
 use crate::attempt::Attempts;
@@ -154,33 +156,38 @@ impl Delivery for DeliveryService {
     async fn accept(&self, frames: Frames<Frame>) -> Result<AcceptResponse, ServiceError> {
         let span = tracing::info_span!(
             "accept",
-            otel.status_code = tracing::field::Empty,
-            mail.queue_id = tracing::field::Empty,
-            mail.size = tracing::field::Empty,
-            mail.entries = tracing::field::Empty,
+            otel.kind = "server",
+            otel.status_code = Empty,
+            rpc.method = "packetboat.v1.Delivery/Accept",
+            error.type = Empty,
+            mail.queue_id = Empty,
+            mail.size = Empty,
+            mail.entries = Empty,
         );
         self.take(frames)
             .instrument(span.clone())
             .await
             .inspect_err(|error| {
-                span.record("otel.status_code", "error");
                 let _entered = span.enter();
                 metrics::counter!("packetboat_accept_refused_total").increment(1);
                 tracing::warn!(error = %with_causes(error), "message not accepted");
             })
             .map_err(ServiceError::from)
+            .inspect_err(|error| call_failed(&span, error))
     }
 
     async fn probe(&self, request: ProbeRequest) -> Result<ProbeResponse, ServiceError> {
         let mailbox: Mailbox = request.forward_path.parse().map_err(|error: smtp::AddressError| {
             ServiceError::new(ErrorCode::InvalidArgument, error.to_string())
         })?;
+        let span =
+            tracing::info_span!("probe", otel.kind = "server", rpc.method = "packetboat.v1.Delivery/Probe");
         let asked = timeout(self.config.probe.timeout, async {
             // Closed by nobody.
             let _turn = self.probes.acquire().await;
             self.ask_store(&mailbox).await
         });
-        Ok(asked.await.unwrap_or_else(|_| {
+        Ok(asked.instrument(span).await.unwrap_or_else(|_| {
             answer(RecipientStanding::Unavailable, "the mailbox store did not answer in time")
         }))
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use opentelemetry::context::FutureExt;
 use tls::PeerRole::{Delivery as ByDelivery, Edge as ByEdge};
 use tls::PeerTls;
 use tokio::net::TcpListener;
@@ -13,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::Instrument;
 
 use crate::generated::{delivery_server, verifier_server};
 use crate::link::{Caller, accepted};
@@ -101,22 +101,6 @@ async fn serve(
         .map_err(TransportError::Serve)
 }
 
-/// The span of a call, a child of the caller's.
-macro_rules! called {
-    ($method:literal, $request:expr) => {{
-        let span = tracing::info_span!(
-            $method,
-            otel.kind = "server",
-            otel.status_code = tracing::field::Empty,
-            rpc.system.name = "grpc",
-            rpc.method = $method,
-            error.type = tracing::field::Empty,
-        );
-        trace::adopt(&span, $request.metadata());
-        span
-    }};
-}
-
 struct VerifierEnd(Arc<dyn Verifier>);
 
 #[tonic::async_trait]
@@ -126,18 +110,18 @@ impl verifier_server::Verifier for VerifierEnd {
         request: Request<Streaming<VerifyRequest>>,
     ) -> Result<Response<VerifyResponse>, Status> {
         Caller::admit(&request, &[ByEdge])?;
-        let span = called!("packetboat.v1.Verifier/Verify", request);
+        let caller = trace::caller(request.metadata());
         let (frames, received) = mpsc::channel(FRAMES_IN_FLIGHT);
         let pump = pump(request.into_inner(), frames, |message| message.frame);
-        answer(self.0.verify(received), pump).instrument(span).await
+        answer(self.0.verify(received), pump).with_context(caller).await
     }
 
     async fn sign(&self, request: Request<Streaming<SignRequest>>) -> Result<Response<SignResponse>, Status> {
         Caller::admit(&request, &[ByEdge, ByDelivery])?;
-        let span = called!("packetboat.v1.Verifier/Sign", request);
+        let caller = trace::caller(request.metadata());
         let (frames, received) = mpsc::channel(FRAMES_IN_FLIGHT);
         let pump = pump(request.into_inner(), frames, |message| message.frame);
-        answer(self.0.sign(received), pump).instrument(span).await
+        answer(self.0.sign(received), pump).with_context(caller).await
     }
 }
 
@@ -150,16 +134,16 @@ impl delivery_server::Delivery for DeliveryEnd {
         request: Request<Streaming<AcceptRequest>>,
     ) -> Result<Response<AcceptResponse>, Status> {
         Caller::admit(&request, &[ByEdge])?;
-        let span = called!("packetboat.v1.Delivery/Accept", request);
+        let caller = trace::caller(request.metadata());
         let (frames, received) = mpsc::channel(FRAMES_IN_FLIGHT);
         let pump = pump(request.into_inner(), frames, |message| message.frame);
-        answer(self.0.accept(received), pump).instrument(span).await
+        answer(self.0.accept(received), pump).with_context(caller).await
     }
 
     async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         Caller::admit(&request, &[ByEdge])?;
-        let span = called!("packetboat.v1.Delivery/Probe", request);
-        answer(self.0.probe(request.into_inner()), pending()).instrument(span).await
+        let caller = trace::caller(request.metadata());
+        answer(self.0.probe(request.into_inner()), pending()).with_context(caller).await
     }
 }
 
@@ -183,11 +167,7 @@ async fn answer<T>(
         pending::<()>().await;
     };
     tokio::select! {
-        result = call => result.map(Response::new).map_err(|error| {
-            let span = tracing::Span::current();
-            span.record("otel.status_code", "error").record("error.type", tracing::field::debug(error.code));
-            Status::from(error)
-        }),
+        result = call => result.map(Response::new).map_err(Status::from),
         () = pump => Err(Status::internal("the frame pump ended the call")),
     }
 }

@@ -9,6 +9,8 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+use crate::ServiceError;
+
 const TRACEPARENT: &str = "traceparent";
 
 /// The one field of the context that is carried; none of our services sets a `tracestate`.
@@ -41,11 +43,16 @@ pub(crate) fn inject(metadata: &mut MetadataMap) {
     metadata.insert(TRACEPARENT, value);
 }
 
-/// Makes `span` a child of the caller's, as its metadata tell it.
-pub(crate) fn adopt(span: &Span, metadata: &MetadataMap) {
-    if let Some(traceparent) = metadata.get(TRACEPARENT).and_then(|value| value.to_str().ok()) {
-        continue_trace(span, traceparent);
-    }
+/// The caller's span, as the metadata of a call tell it: the parent of what is begun on the caller's behalf.
+pub(crate) fn caller(metadata: &MetadataMap) -> Context {
+    let traceparent = metadata.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    traceparent.map(context_of).unwrap_or_default()
+}
+
+/// Tells the span of a call that it failed, as `error.type`. The span has to have declared it and
+/// `otel.status_code`.
+pub fn call_failed(span: &Span, error: &ServiceError) {
+    tracing::record_all!(span, otel.status_code = "error", error.type = ?error.code);
 }
 
 /// The present span as a `traceparent`, for a queue entry; `None` when it is not traced.

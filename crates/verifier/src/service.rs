@@ -3,13 +3,13 @@
 use async_trait::async_trait;
 use auth::{Authenticator, Purpose};
 use domains::Domains;
+use proto::trace::call_failed;
 use proto::{
-    Disposition, ErrorCode, Frames, ServiceError, SignResponse, Verifier, VerifyResponse, sign_request,
-    verify_request,
+    ErrorCode, Frames, ServiceError, SignResponse, Verifier, VerifyResponse, sign_request, verify_request,
 };
 use tokio::time::timeout;
 use tracing::field::Empty;
-use tracing::{Instrument, Span, info_span};
+use tracing::{Instrument, Span, info_span, record_all};
 
 use crate::collect::{Memory, begin, collect};
 use crate::config::Config;
@@ -66,7 +66,16 @@ impl Verifier for VerifierService {
         &self,
         mut frames: Frames<verify_request::Frame>,
     ) -> Result<VerifyResponse, ServiceError> {
-        let span = info_span!("verify", mail.queue_id = Empty, mail.disposition = Empty);
+        let span = info_span!(
+            "verify",
+            otel.kind = "server",
+            otel.status_code = Empty,
+            rpc.method = "packetboat.v1.Verifier/Verify",
+            error.type = Empty,
+            mail.queue_id = Empty,
+            mail.auth.iprev.result = Empty,
+            mail.disposition = Empty
+        );
         let work = async {
             let envelope = Envelope::try_from(begin(&mut frames, &self.config).await?)?;
             Span::current().record("mail.queue_id", &envelope.queue_id);
@@ -74,17 +83,26 @@ impl Verifier for VerifierService {
                 async { Ok(self.authenticator.check_client(&envelope.client).await) },
                 collect(&mut frames, Purpose::Verify, &self.config, &self.memory),
             )?;
+            let iprev = client.iprev.result;
             let work = self.evaluate(&envelope, client, collected);
             let response = timeout(self.config.deadline, work).await.map_err(|_| late())?;
-            tell(response.disposition());
+            record_all!(
+                Span::current(),
+                mail.auth.iprev.result = iprev.as_str(),
+                mail.disposition = name(response.disposition())
+            );
             Ok(response)
         };
-        work.instrument(span).await
+        work.instrument(span.clone()).await.inspect_err(|error| call_failed(&span, error))
     }
 
     async fn sign(&self, mut frames: Frames<sign_request::Frame>) -> Result<SignResponse, ServiceError> {
         let span = info_span!(
             "sign",
+            otel.kind = "server",
+            otel.status_code = Empty,
+            rpc.method = "packetboat.v1.Verifier/Sign",
+            error.type = Empty,
             mail.queue_id = Empty,
             mail.domain = Empty,
             mail.signatures = Empty,
@@ -96,16 +114,11 @@ impl Verifier for VerifierService {
             let collected = collect(&mut frames, Purpose::Sign, &self.config, &self.memory).await?;
             let work = self.submit(begin, collected);
             let response = timeout(self.config.deadline, work).await.map_err(|_| late())??;
-            tell(response.disposition());
+            Span::current().record("mail.disposition", name(response.disposition()));
             Ok(response)
         };
-        work.instrument(span).await
+        work.instrument(span.clone()).await.inspect_err(|error| call_failed(&span, error))
     }
-}
-
-/// Tells the span of the call what is to be done with the message.
-fn tell(disposition: Disposition) {
-    Span::current().record("mail.disposition", name(disposition));
 }
 
 fn late() -> ServiceError {
