@@ -41,10 +41,10 @@ bench-domains: tools ## Measure the operator with DOMAINS (1000) MailDomains ove
 	PACKETBOAT_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/packetboat" \
 	$(CARGO) run --quiet --package packetboat-tests --bin domains
 
-bench-tracing: tools ## Measure what it costs to trace every message (MESSAGES=5000 PAIRS=5)
+bench-tracing: tools ## Measure what it costs to trace every message (MESSAGES=10000 PAIRS=9)
 	$(CARGO) build --release --package packetboat
 	PACKETBOAT_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/packetboat" \
-	$(CARGO) run --quiet --package packetboat-tests --bin bench_tracing
+	$(CARGO) run --quiet --release --package packetboat-tests --bin bench_tracing
 
 chaos: tools ## Break things under load and balance the books: one line a fault
 	$(CARGO) build --package packetboat

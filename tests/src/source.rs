@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use testkit::process::Settings;
 use testkit::wait;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -79,6 +80,12 @@ async fn start_sink(messages: usize, address: SocketAddr) -> Result<Child> {
     .await?;
     ensure!(child.try_wait()?.is_none(), "smtp-sink ended at once");
     Ok(child)
+}
+
+/// What both ends of a benchmark need: a connection that was made while a sink ended is answered by nobody, and is
+/// to cost a moment and not the minutes that RFC 5321 §4.5.3.2 grants a server.
+pub fn with_short_greeting(settings: &mut Settings) {
+    settings.outbound_more.push_str(", timeouts: {greeting: 1s}");
 }
 
 /// The world with the hosted domain routed to the sink.

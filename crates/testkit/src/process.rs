@@ -112,6 +112,8 @@ pub struct Settings {
     pub spool: Option<String>,
     /// The port of remote servers.
     pub outbound_port: u16,
+    /// Further keys of `outbound`, in flow style with a comma before each.
+    pub outbound_more: String,
     /// The first retry comes after this.
     pub retry_initial: &'static str,
     /// Retries end after this.
@@ -182,8 +184,8 @@ impl Settings {
             }
             let _ = writeln!(
                 yaml,
-                "outbound: {{port: {}, allow_loopback: true, retry: {{initial: {}, max_interval: 2s, max_age: {}}}}}",
-                self.outbound_port, self.retry_initial, self.retry_max_age
+                "outbound: {{port: {}, allow_loopback: true, retry: {{initial: {}, max_interval: 2s, max_age: {}}}{}}}",
+                self.outbound_port, self.retry_initial, self.retry_max_age, self.outbound_more
             );
         }
         let scheme = if self.peer.is_some() { "https" } else { "http" };
@@ -275,6 +277,7 @@ impl Site {
             admin: net::free_address()?,
             redis: None,
             redis_more: String::new(),
+            outbound_more: String::new(),
             spool: None,
             outbound_port: 25,
             retry_initial: "1s",

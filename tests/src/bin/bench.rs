@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use packetboat_tests::cluster::Row;
-use packetboat_tests::source::{Rates, SESSIONS, SIZE, WARM_UP, number, round, world};
+use packetboat_tests::source::{Rates, SESSIONS, SIZE, WARM_UP, number, round, with_short_greeting, world};
 use testkit::net;
 use testkit::postfix::{Postfix, Settings};
 use testkit::redis::RedisServer;
@@ -107,7 +107,7 @@ async fn postfix(plan: &Plan) -> Result<Rates> {
 async fn embedded(plan: &Plan) -> Result<Rates> {
     let sink = net::free_address()?;
     let world = world(sink).await?;
-    let (settings, _process) = world.start_all(|_| {}).await?;
+    let (settings, _process) = world.start_all(with_short_greeting).await?;
     plan.measure("packetboat all", settings.mx, sink).await
 }
 
@@ -115,6 +115,6 @@ async fn redis(plan: &Plan) -> Result<Rates> {
     let sink = net::free_address()?;
     let world = world(sink).await?;
     let redis = RedisServer::start().await?;
-    let row = Row::start(&world, &redis, "a", &|_| {}).await?;
+    let row = Row::start(&world, &redis, "a", &with_short_greeting).await?;
     plan.measure("packetboat over Redis", row.edge.0.mx, sink).await
 }

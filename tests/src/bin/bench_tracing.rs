@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use packetboat_tests::cluster::Row;
-use packetboat_tests::source::{SESSIONS, SIZE, WARM_UP, number, round, world};
+use packetboat_tests::source::{SESSIONS, SIZE, WARM_UP, number, round, with_short_greeting, world};
 use testkit::net;
 use testkit::otlp::Drain;
 use testkit::process::Settings;
@@ -32,7 +32,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<bool> {
-    let (messages, pairs) = (number("MESSAGES", 5000)?, number("PAIRS", 5)?);
+    let (messages, pairs) = (number("MESSAGES", 10_000)?, number("PAIRS", 9)?);
     ensure!(messages > 0 && pairs > 0, "MESSAGES and PAIRS have to be at least 1");
     println!(
         "{messages} messages of {SIZE} octets over {SESSIONS} sessions, {pairs} pairs, the median counts"
@@ -71,13 +71,16 @@ impl Pair {
 /// The settings of what is traced.
 fn traced(drain: &Drain) -> impl Fn(&mut Settings) {
     let line = format!("telemetry: {{otlp: \"{}\", sample_ratio: 1.0}}\n", drain.url());
-    move |settings| settings.extra.push_str(&line)
+    move |settings| {
+        with_short_greeting(settings);
+        settings.extra.push_str(&line);
+    }
 }
 
 async fn all(drain: &Drain, messages: usize, pairs: usize) -> Result<Pair> {
     let sinks = [net::free_address()?, net::free_address()?];
     let (plain, other) = (world(sinks[0]).await?, world(sinks[1]).await?);
-    let (plain, _one) = plain.start_all(|_| {}).await?;
+    let (plain, _one) = plain.start_all(with_short_greeting).await?;
     let (other, _two) = other.start_all(traced(drain)).await?;
     compare("all", [(plain.mx, sinks[0]), (other.mx, sinks[1])], messages, pairs).await
 }
@@ -86,7 +89,7 @@ async fn three(drain: &Drain, messages: usize, pairs: usize) -> Result<Pair> {
     let sinks = [net::free_address()?, net::free_address()?];
     let worlds = [world(sinks[0]).await?, world(sinks[1]).await?];
     let servers = [RedisServer::start().await?, RedisServer::start().await?];
-    let plain = Row::start(&worlds[0], &servers[0], "a", &|_| {}).await?;
+    let plain = Row::start(&worlds[0], &servers[0], "a", &with_short_greeting).await?;
     let other = Row::start(&worlds[1], &servers[1], "a", &traced(drain)).await?;
     compare("redis", [(plain.edge.0.mx, sinks[0]), (other.edge.0.mx, sinks[1])], messages, pairs).await
 }

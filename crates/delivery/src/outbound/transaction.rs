@@ -200,12 +200,14 @@ impl Transaction<'_> {
         if !has_sender && !pipelined {
             return Ok(());
         }
-        self.recipients(batch, has_sender, pipelined).instrument(step("RCPT")).await?;
+        let span = if batch.len() == 1 { self.step("RCPT") } else { step("RCPT") };
+        self.recipients(batch, has_sender, pipelined).instrument(span).await?;
         if self.accepted.is_empty() && !pipelined {
             return self.reset().await;
         }
         let line = (!pipelined).then(|| "DATA\r\n".to_owned());
-        let data = self.exchange(line, DATA, timeouts.data, &[]).instrument(step("DATA")).await?;
+        let span = self.step("DATA");
+        let data = self.exchange(line, DATA, timeouts.data, &[]).instrument(span).await?;
         match class(&data) {
             Class::Intermediate if self.accepted.is_empty() => self.end_empty().await,
             Class::Intermediate => {
@@ -220,6 +222,12 @@ impl Transaction<'_> {
                 self.reset().await
             }
         }
+    }
+
+    /// The span of a step with one reply; none when that came along with the one before, and is good: then there is
+    /// nothing to see.
+    fn step(&self, command: &'static str) -> Span {
+        if self.connection.wire.has_good_reply() { Span::none() } else { step(command) }
     }
 
     /// RCPT for each of `batch`, or with pipelining the replies to it.

@@ -36,6 +36,10 @@ pub(super) enum Loss {
     Garbled(String),
 }
 
+fn begins_with_good_reply(received: &[u8]) -> bool {
+    matches!(received, [b'2' | b'3', _, _, b' ', rest @ ..] if rest.contains(&b'\n'))
+}
+
 /// The connection, in clear or encrypted.
 enum Stream {
     Clear(TcpStream),
@@ -82,6 +86,11 @@ impl Wire {
                 return Err(Loss::Closed);
             }
         }
+    }
+
+    /// Whether the next reply is here already, and a good one of one line.
+    pub(super) fn has_good_reply(&self) -> bool {
+        begins_with_good_reply(&self.received)
     }
 
     /// Whether an idle connection is still of use: open, and nothing has come unasked (a farewell, say).
@@ -212,6 +221,21 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Clear(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Encrypted(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::begins_with_good_reply;
+
+    #[test]
+    fn only_a_whole_reply_of_one_line_that_is_no_refusal_is_good() {
+        for good in ["250 ok\r\n", "354 go on\r\n550 no", "250 2.1.5 ok\r\n250 2.1.5 ok\r\n"] {
+            assert!(begins_with_good_reply(good.as_bytes()), "{good:?}");
+        }
+        for other in ["", "250", "250 ok", "250-ok\r\n250 ok\r\n", "450 later\r\n", "550 no\r\n250 ok\r\n"] {
+            assert!(!begins_with_good_reply(other.as_bytes()), "{other:?}");
         }
     }
 }
