@@ -67,8 +67,6 @@ impl Attempts {
         let span = tracing::info_span!(
             parent: &lease, "attempt",
             otel.status_code = Empty,
-            mail.queue_id = %entry.id.message,
-            mail.attempt = entry.attempts + 1,
             mail.route = Empty,
             mail.delivered = Empty,
             mail.deferred = Empty,
