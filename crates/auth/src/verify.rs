@@ -79,6 +79,9 @@ impl Authenticator {
     }
 
     async fn verify_dkim(&self, scanned: &Scanned) -> Vec<DkimCheck> {
+        if scanned.header().named("DKIM-Signature").next().is_none() {
+            return Vec::new();
+        }
         let span = info_span!(
             "dkim",
             mail.auth.dkim.signatures = Empty,
