@@ -16,6 +16,52 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 
+{{/* These labels, and those that the values add: root, role, more. What selects pods stays as it is. */}}
+{{- define "packetboat.labelsWith" -}}
+{{ toYaml (mergeOverwrite (include "packetboat.labels" . | fromYaml) (deepCopy .more) (include "packetboat.selector" . | fromYaml)) }}
+{{- end }}
+
+{{/* The address that listeners listen on, as it stands before a port. */}}
+{{- define "packetboat.bind" -}}
+{{- ternary (printf "[%s]" .Values.bindAddress) .Values.bindAddress (contains ":" .Values.bindAddress) }}
+{{- end }}
+
+{{/* The port of a URL: url, default. */}}
+{{- define "packetboat.port" -}}
+{{- regexFind ":[0-9]+$" (urlParse .url).host | trimPrefix ":" | default .default }}
+{{- end }}
+
+{{/* The addresses of a Service: IPv4, IPv6 or both. */}}
+{{- define "packetboat.families" -}}
+{{- with .Values.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.ipFamilies }}
+ipFamilies: {{ toJson . }}
+{{- end }}
+{{- end }}
+
+{{/* How a Service is reached from outside: root, service (its values). */}}
+{{- define "packetboat.exposure" -}}
+{{- $service := .service -}}
+type: {{ $service.type }}
+{{- include "packetboat.families" .root }}
+{{- if ne $service.type "ClusterIP" }}
+externalTrafficPolicy: {{ $service.externalTrafficPolicy }}
+{{- end }}
+{{- if eq $service.type "LoadBalancer" }}
+{{- with $service.loadBalancerIP }}
+loadBalancerIP: {{ . }}
+{{- end }}
+{{- with $service.loadBalancerClass }}
+loadBalancerClass: {{ . }}
+{{- end }}
+{{- with $service.loadBalancerSourceRanges }}
+loadBalancerSourceRanges: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The namespaces whose MailDomains are followed, as JSON. */}}
 {{- define "packetboat.namespaces" -}}
 {{ toJson (.Values.domains.namespaces | default (list .Release.Namespace)) }}
