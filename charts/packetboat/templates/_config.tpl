@@ -4,12 +4,13 @@ is secret comes by environment variables. */}}
 {{- $name := include "packetboat.fullname" . }}
 {{- $peer := include "packetboat.peerSecret" (dict "root" . "role" "edge") }}
 {{- $scheme := ternary "https" "http" (ne $peer "") }}
+{{- $bind := include "packetboat.bind" . }}
 {{- $config := dict
   "hostname" .Values.hostname
   "data_dir" "/data"
-  "admin" (dict "address" "0.0.0.0:8025")
-  "verifier" (dict "endpoint" (printf "%s://%s-verifier:9091" $scheme $name) "listen" "0.0.0.0:9091")
-  "delivery" (dict "endpoint" (printf "%s://%s-delivery:9092" $scheme $name) "listen" "0.0.0.0:9092")
+  "admin" (dict "address" (printf "%s:8025" $bind))
+  "verifier" (dict "endpoint" (printf "%s://%s-verifier:9091" $scheme $name) "listen" (printf "%s:9091" $bind))
+  "delivery" (dict "endpoint" (printf "%s://%s-delivery:9092" $scheme $name) "listen" (printf "%s:9092" $bind))
   "listeners" (include "packetboat.listeners" . | fromYamlArray)
   "domains" (include "packetboat.domains" . | fromYaml)
   "queue" (include "packetboat.queue" . | fromYaml)
@@ -26,7 +27,7 @@ is secret comes by environment variables. */}}
 {{- if .enabled }}
 {{- $certificates := list }}
 {{- range .certificates }}{{ $certificates = append $certificates (dict "certificate" (printf "/mta-sts/%s/tls.crt" .) "key" (printf "/mta-sts/%s/tls.key" .)) }}{{ end }}
-{{- $_ := set $config "mta_sts" (dict "listen" "0.0.0.0:8443" "plain" .plain) }}
+{{- $_ := set $config "mta_sts" (dict "listen" (printf "%s:8443" $bind) "plain" .plain) }}
 {{- if .plain }}{{ $_ := set $config.mta_sts "max_connections_per_client" 1000 }}{{ else }}{{ $_ := set $config.mta_sts "certificates" $certificates }}{{ end }}
 {{- end }}
 {{- end }}
@@ -60,16 +61,17 @@ kubernetes: {}
 {{- end }}
 
 {{- define "packetboat.listeners" -}}
-- {name: mx, kind: mx, address: "0.0.0.0:2525"}
+{{- $bind := include "packetboat.bind" . }}
+- {name: mx, kind: mx, address: "{{ $bind }}:2525"}
 {{- if .Values.edge.submission.enabled }}
-- {name: submission, kind: submission, address: "0.0.0.0:5587"}
-- {name: submissions, kind: submission, address: "0.0.0.0:4465", tls: implicit}
+- {name: submission, kind: submission, address: "{{ $bind }}:5587"}
+- {name: submissions, kind: submission, address: "{{ $bind }}:4465", tls: implicit}
 {{- end }}
 {{- with .Values.edge.proxyProtocol.trusted }}
-- {name: mx-proxied, kind: mx, address: "0.0.0.0:12525", proxy_protocol: {trusted: {{ toJson . }}}}
+- {name: mx-proxied, kind: mx, address: "{{ $bind }}:12525", proxy_protocol: {trusted: {{ toJson . }}}}
 {{- if $.Values.edge.submission.enabled }}
-- {name: submission-proxied, kind: submission, address: "0.0.0.0:10587", proxy_protocol: {trusted: {{ toJson . }}}}
-- {name: submissions-proxied, kind: submission, address: "0.0.0.0:10465", tls: implicit, proxy_protocol: {trusted: {{ toJson . }}}}
+- {name: submission-proxied, kind: submission, address: "{{ $bind }}:10587", proxy_protocol: {trusted: {{ toJson . }}}}
+- {name: submissions-proxied, kind: submission, address: "{{ $bind }}:10465", tls: implicit, proxy_protocol: {trusted: {{ toJson . }}}}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -82,6 +84,8 @@ redis:
   replicas: {{ $redis.replicas }}
   {{- if $redis.embedded.enabled }}
   url: redis://{{ include "packetboat.fullname" . }}-redis:6379
+  # As long as the startup probe waits: on a first day Redis waits for its volume, and its image.
+  startup_timeout: 110s
   {{- else if $redis.sentinel.urls }}
   sentinel:
     urls: {{ toJson $redis.sentinel.urls }}
@@ -153,6 +157,9 @@ before in the place of $(NAME). */}}
 {{- $places := list }}
 {{- if $redis.embedded.enabled }}{{ $places = append $places "redis.embedded.enabled" }}{{ end }}
 {{- if or $redis.url $redis.existingSecret }}{{ $places = append $places "redis.url or redis.existingSecret" }}{{ end }}
+{{- if and $redis.url $redis.existingSecret }}
+{{- fail "the Secret holds the whole URL of Redis: keep one of redis.url and redis.existingSecret" }}
+{{- end }}
 {{- if $redis.cluster }}{{ $places = append $places "redis.cluster" }}{{ end }}
 {{- if $redis.sentinel.urls }}{{ $places = append $places "redis.sentinel" }}{{ end }}
 {{- $own := dig "queue" "redis" dict .Values.config }}
@@ -174,8 +181,17 @@ before in the place of $(NAME). */}}
 {{- if and $given $peer.certManager.enabled }}
 {{- fail "certificates between services are cert-manager's or yours: keep one of peerTLS.certManager and peerTLS.existingSecrets" }}
 {{- end }}
+{{- if and $peer.certManager.enabled (not $peer.certManager.issuerRef.name) }}
+{{- fail "peerTLS.certManager.issuerRef.name is missing: the issuer that cert-manager asks" }}
+{{- end }}
 {{- if has (len $given) (list 1 2) }}
 {{- fail "peerTLS.existingSecrets needs a Secret for each of edge, verifier and delivery" }}
+{{- end }}
+{{- range $key := list "edge" "verifier" "delivery" "mtaSts" }}
+{{- $role := get $.Values $key }}
+{{- if ge (int $role.preStopSeconds) (int $role.terminationGracePeriodSeconds) }}
+{{- fail (printf "%s.preStopSeconds is within %s.terminationGracePeriodSeconds, and has to leave something of it: a pod would be killed before it is told to stop" $key $key) }}
+{{- end }}
 {{- end }}
 {{- if and .Values.delivery.keda.enabled .Values.delivery.autoscaling.enabled }}
 {{- fail "delivery.keda makes a HorizontalPodAutoscaler itself: keep one of delivery.keda.enabled and delivery.autoscaling.enabled" }}

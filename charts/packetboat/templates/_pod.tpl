@@ -42,8 +42,31 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* The environment of a role: root, role, values. */}}
+{{/* The environment of a role: root, role, values. What extraEnv names is given once, as it says, in its own place, so
+that what refers to it still finds it. */}}
 {{- define "packetboat.environment" -}}
+{{- $extra := dict }}
+{{- range .values.extraEnv }}{{ $_ := set $extra .name . }}{{ end }}
+{{- $all := list }}
+{{- range include "packetboat.ownEnvironment" . | fromYamlArray }}
+{{- $all = append $all (get $extra .name | default .) }}
+{{- $_ := unset $extra .name }}
+{{- end }}
+{{- range .values.extraEnv }}
+{{- if hasKey $extra .name }}{{ $all = append $all . }}{{ end }}
+{{- end }}
+{{- toYaml $all }}
+{{- end }}
+
+{{- define "packetboat.ownEnvironment" -}}
+{{- /* For commands by `kubectl exec`, too. */}}
+- {name: PACKETBOAT_CONFIG, value: /etc/packetboat/packetboat.yaml}
+- {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+- {name: POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
+- {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
+{{- /* By these a collector tells the pods of a role apart. */}}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: service.instance.id=$(POD_UID),k8s.pod.name=$(POD_NAME),k8s.pod.uid=$(POD_UID),k8s.namespace.name=$(POD_NAMESPACE)
 {{- $domains := .root.Values.domains }}
 {{- if not (or $domains.clusterWide $domains.namespaces) }}
 - name: PACKETBOAT_DOMAINS__KUBERNETES__NAMESPACE
@@ -57,9 +80,6 @@ affinity: {{- toYaml . | nindent 2 }}
 - name: PACKETBOAT_DELIVERY__WORKER
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 {{- include "packetboat.redisEnvironment" .root }}
-{{- end }}
-{{- with .values.extraEnv }}
-{{ toYaml . }}
 {{- end }}
 {{- end }}
 
@@ -80,8 +100,8 @@ affinity: {{- toYaml . | nindent 2 }}
     items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}, {key: ca.crt, path: ca.crt}]
 {{- end }}
 {{- if eq .role "mta-sts" }}
-{{- range .values.certificates }}
-- {name: certificate-{{ . | replace "." "-" }}, secret: {secretName: {{ . }}, defaultMode: 288}}
+{{- range $index, $secret := .values.certificates }}
+- {name: certificate-{{ $index }}, secret: {secretName: {{ $secret }}, defaultMode: 288}}
 {{- end }}
 {{- end }}
 {{- if and (eq .role "delivery") .root.Values.redis.tls.secret }}
@@ -103,8 +123,8 @@ affinity: {{- toYaml . | nindent 2 }}
 - {name: peer, mountPath: /peer, readOnly: true}
 {{- end }}
 {{- if eq .role "mta-sts" }}
-{{- range .values.certificates }}
-- {name: certificate-{{ . | replace "." "-" }}, mountPath: /mta-sts/{{ . }}, readOnly: true}
+{{- range $index, $secret := .values.certificates }}
+- {name: certificate-{{ $index }}, mountPath: /mta-sts/{{ $secret }}, readOnly: true}
 {{- end }}
 {{- end }}
 {{- if and (eq .role "delivery") .root.Values.redis.tls.secret }}
@@ -134,16 +154,9 @@ spec:
     matchLabels: {{- include "packetboat.selector" . | nindent 6 }}
   template:
     metadata:
-      labels:
-        {{- include "packetboat.labels" . | nindent 8 }}
-        {{- with .values.podLabels }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
-      annotations:
-        checksum/config: {{ include "packetboat.config" .root | sha256sum }}
-        {{- with .values.podAnnotations }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+      labels: {{- include "packetboat.labelsWith" (dict "root" .root "role" .role "more" .values.podLabels) | nindent 8 }}
+      {{- $checksum := dict "checksum/config" (include "packetboat.config" .root | sha256sum) }}
+      annotations: {{- toYaml (merge $checksum (deepCopy .values.podAnnotations)) | nindent 8 }}
     spec:
       serviceAccountName: {{ $name }}-{{ .role }}
       automountServiceAccountToken: true
@@ -163,12 +176,7 @@ spec:
           imagePullPolicy: {{ .root.Values.image.pullPolicy }}
           args: [{{ .role }}]
           securityContext: {{- include "packetboat.containerSecurity" .root | nindent 12 }}
-          env:
-            # For commands by `kubectl exec`, too.
-            - {name: PACKETBOAT_CONFIG, value: /etc/packetboat/packetboat.yaml}
-            {{- with include "packetboat.environment" . | trim }}
-            {{- . | nindent 12 }}
-            {{- end }}
+          env: {{- include "packetboat.environment" . | nindent 12 }}
           {{- if and (eq .role "delivery") .root.Values.spool.existingSecret }}
           envFrom: [{secretRef: {name: {{ .root.Values.spool.existingSecret }}}}]
           {{- end }}
@@ -220,6 +228,9 @@ metadata:
   labels: {{- include "packetboat.labels" . | nindent 4 }}
 spec:
   clusterIP: None
+  {{- with include "packetboat.families" .root | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   selector: {{- include "packetboat.selector" . | nindent 4 }}
   ports:
     - {name: grpc, port: {{ .port }}, targetPort: grpc}

@@ -1,3 +1,10 @@
+{{/* Pods go one by one: each hands back its leases, or ends its sessions. */}}
+{{- define "packetboat.scaleBehavior" -}}
+scaleDown:
+  stabilizationWindowSeconds: 300
+  policies: [{type: Pods, value: 1, periodSeconds: 60}]
+{{- end }}
+
 {{/* A role's HorizontalPodAutoscaler: root, role, values. */}}
 {{- define "packetboat.autoscaler" -}}
 {{- with .values.autoscaling }}
@@ -23,11 +30,7 @@ spec:
           selector: {matchLabels: {namespace: {{ $.root.Release.Namespace }}}}
         target: {type: Value, value: {{ .queueAge.target | quote }}}
     {{- end }}
-  # Pods go one by one: each hands back its leases, or ends its sessions.
-  behavior:
-    scaleDown:
-      stabilizationWindowSeconds: 300
-      policies: [{type: Pods, value: 1, periodSeconds: 60}]
+  behavior: {{- include "packetboat.scaleBehavior" . | nindent 4 }}
 {{- end }}
 {{- end }}
 {{- end }}
