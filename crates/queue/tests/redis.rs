@@ -1,6 +1,8 @@
 //! The Redis backend: it conforms, asks for durability, and survives the death of the server.
 
 mod common;
+#[path = "common/valkey.rs"]
+mod valkey;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -142,14 +144,6 @@ async fn a_message_that_too_few_replicas_have_is_withdrawn() -> Result<()> {
     Ok(())
 }
 
-/// The path of a Valkey server.
-async fn valkey() -> Result<String> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/valkey-server");
-    let output = tokio::process::Command::new(script).output().await?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-}
-
 /// The replica stops in the middle of its work: what is accepted then is refused, taken back, and fresh when it
 /// comes again; the replica, once it goes on, has it once.
 async fn a_replica_that_stands_still(program: &str) -> Result<()> {
@@ -192,12 +186,12 @@ async fn a_replica_that_stands_still_is_no_replica() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_whose_disk_stands_still_is_no_replica() -> Result<()> {
-    a_replica_that_stands_still(&valkey().await?).await
+    a_replica_that_stands_still(&valkey::program().await?).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_does_not_sync_is_no_replica() -> Result<()> {
-    let valkey = valkey().await?;
+    let valkey = valkey::program().await?;
     let primary = RedisServer::start_as([&valkey], &[]).await?;
     let replica = RedisServer::start_as([&valkey], &[]).await?;
     replicate(&replica, &primary).await?;

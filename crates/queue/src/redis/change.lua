@@ -4,6 +4,14 @@
 -- ARGV, for each change: the number of its shard's tag among KEYS, its kind, how many arguments follow, and those.
 -- Changes of one shard stand together. The answers come in the same order; one that failed is { -2, why }.
 
+-- The refusal of a server whose memory is full; false while there is room. Such a server refuses what may need more of
+-- it where that is the first write of a script, and nothing after that. Here new mail alone is to be refused: without
+-- leases that are renewed, and doubts that are written down, what is queued could not go, and no memory would come
+-- free. So the first write is one that changes nothing, whether it is refused or not.
+local full = redis.pcall('SET', KEYS[1] .. ':full', '1', 'XX')
+full = type(full) == 'table' and full.err and full
+if full then redis.call('UNLINK', KEYS[1] .. ':full') end
+
 -- What the changes of a shard add to and take from its sorted sets, and count: written at once by `leave`. Nothing
 -- here is looked for before that: entries that are new are known to nobody, and those that are done have no epoch.
 local new, leased, done, seen, counts
@@ -59,8 +67,9 @@ end
 -- Reads a message from ARGV[at] on and makes it durable: id record body parts count, then for each
 -- entry: hop tenant recipients max_age. With `worker` the entries start leased until `ends`, unless they
 -- are suspended or beyond their rate. Gives 1, or 0 when it was accepted before, or -1 when a part is
--- missing; and for each entry `1` when it is leased.
-local function admit(at, worker, ends)
+-- missing; and for each entry `1` when it is leased. A bounce takes the place of what it is about, and so is let in by a
+-- server that is full.
+local function admit(at, worker, ends, bounce)
   local id, record, body = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local parts, entries = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
   local message, time, random = P .. 'm:' .. id, string.sub(id, 1, 8), string.sub(id, 9)
@@ -70,6 +79,7 @@ local function admit(at, worker, ends)
   for number = 0, parts - 1 do
     if redis.call('EXISTS', P .. 'p:' .. id .. ':' .. number) == 0 then return -1, '' end
   end
+  if full and not bounce then error(full) end
   redis.call('HSET', message, 'record', record, 'at', whole(now), 'body', body,
     'parts', ARGV[at + 3], 'total', ARGV[at + 4], 'open', ARGV[at + 4])
   for number = 0, parts - 1 do
@@ -154,7 +164,7 @@ function kinds.settle(at)
     emit('deferred', entry, ARGV[at + 4])
     rest(entry, now + tonumber(ARGV[at + 3]))
   end
-  if ARGV[at + 6] == '1' then admit(at + 7, false, 0) end
+  if ARGV[at + 6] == '1' then admit(at + 7, false, 0, true) end
   return 1
 end
 

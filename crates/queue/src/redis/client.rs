@@ -16,6 +16,7 @@ use super::config::{Config, TlsConfig};
 use super::durability::Durability;
 use super::gather::Gathering;
 use super::layout::{Layout, MOST_SHARDS};
+use super::leasing::Away;
 use super::link::Link;
 use super::replicas::{self, Holding, Lent, Replicas};
 use super::withdraw::Withdrawals;
@@ -51,29 +52,39 @@ const SCRIPTS: usize = 15;
 
 macro_rules! script {
     ($file:literal) => {
-        Script::new(concat!(include_str!("prelude.lua"), "enter(KEYS[1])\n", include_str!($file)))
+        script!("", $file)
+    };
+    ($first:literal, $file:literal) => {
+        Script::new(concat!($first, include_str!("prelude.lua"), "enter(KEYS[1])\n", include_str!($file)))
+    };
+}
+
+/// A script that a server whose memory is full lets through: with what it writes, mail goes away.
+macro_rules! draining {
+    ($file:literal) => {
+        script!("#!lua flags=allow-oom\n", $file)
     };
 }
 
 /// The scripts, in the order of [`Call`].
 fn scripts() -> [Script; SCRIPTS] {
-    // It turns to its shards by itself.
+    // It turns to its shards by itself, and to a server that is full.
     let changing = Script::new(concat!(include_str!("prelude.lua"), include_str!("change.lua")));
     [
         changing,
-        script!("lease.lua"),
-        script!("operate.lua"),
+        draining!("lease.lua"),
+        draining!("operate.lua"),
         script!("show.lua"),
         script!("list.lua"),
         script!("depth.lua"),
-        script!("suspend.lua"),
+        draining!("suspend.lua"),
         script!("policy.lua"),
-        script!("sharers.lua"),
+        draining!("sharers.lua"),
         script!("events.lua"),
-        script!("passed.lua"),
+        draining!("passed.lua"),
         script!("verbs.lua"),
         script!("audit.lua"),
-        script!("layout.lua"),
+        draining!("layout.lua"),
         script!("inherit.lua"),
     ]
 }
@@ -91,6 +102,7 @@ pub(super) struct Client {
     pub(super) replicas: Replicas,
     replicas_sync: bool,
     pub(super) withdrawals: Withdrawals,
+    pub(super) away: Away,
     pub(super) patience: Duration,
     /// Without its password.
     pub(super) shown: String,
@@ -164,6 +176,7 @@ impl Client {
             replicas: Replicas::new(config.replicas, waiting),
             replicas_sync: config.replicas_sync,
             withdrawals: Withdrawals::default(),
+            away: Away::default(),
             patience: config.response_timeout + config.connect_timeout,
             shown,
         };

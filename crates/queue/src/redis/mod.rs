@@ -11,6 +11,7 @@ mod durability;
 mod gather;
 mod index;
 mod layout;
+mod leasing;
 mod link;
 mod operators;
 mod replicas;
@@ -18,7 +19,7 @@ mod rows;
 mod withdraw;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,15 +38,13 @@ use self::rows::Row;
 use crate::spool::Index;
 use crate::{
     Accepted, AuditPage, Closing, Depth, Entry, EntryId, EntryState, Events, Lease, LeaseRequest, Leased,
-    Ledger, ListFilter, MAX_LOST_LEASES, MessageRecord, NewMessage, Next, Page, Policy, Queue, QueueError,
-    Scope, Settlement, Suspension, Target, Timestamp, Verb, VerbRecord,
+    Ledger, ListFilter, MessageRecord, NewMessage, Next, Page, Policy, Queue, QueueError, Scope, Settlement,
+    Suspension, Target, Timestamp, Verb, VerbRecord,
 };
 
 /// The rights that the queue needs in the server, as lines of an `aclfile` to be completed with a password.
 pub const USERS_ACL: &str = include_str!("users.acl");
 
-/// Content up to this length comes along with its lease. Octets.
-const INLINE_WITH_LEASE: usize = 64 * 1024;
 /// How often other processes' changes are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A staged part that no accept names goes after this. Seconds.
@@ -54,8 +53,8 @@ const PART_EXPIRES: u64 = 3600;
 /// The queue in a Redis server.
 pub struct RedisQueue {
     client: Arc<Client>,
-    /// Look after layout, durability and what is to be withdrawn, until the queue is dropped.
-    _keepers: [AbortOnDropHandle<()>; 2],
+    /// Look after layout, durability, what is to be withdrawn and shards that are away, until the queue is dropped.
+    _keepers: [AbortOnDropHandle<()>; 3],
     /// Something may have come to be due, by this process's doing.
     changed: Notify,
     /// The shard that is leased from first, next time.
@@ -74,7 +73,8 @@ impl RedisQueue {
         let wanted_shards = config.wanted_shards();
         let keeper = tokio::spawn(keep(Arc::clone(&client), wanted_shards, config.require_durable));
         let withdrawing = tokio::spawn(withdraw::keep(Arc::clone(&client)));
-        let _keepers = [keeper, withdrawing].map(AbortOnDropHandle::new);
+        let looking = tokio::spawn(leasing::keep(Arc::clone(&client)));
+        let _keepers = [keeper, withdrawing, looking].map(AbortOnDropHandle::new);
         Ok(Self { client, _keepers, changed: Notify::new(), turn: AtomicUsize::new(0), wanted_shards })
     }
 
@@ -120,38 +120,6 @@ impl RedisQueue {
         let mut change = Change::new(self.shard_of(lease.entry.message), kind);
         change.arguments.arg(lease.entry.to_string()).arg(lease.epoch);
         change
-    }
-
-    /// Leases from one shard.
-    async fn lease_from(
-        &self,
-        shard: usize,
-        max: usize,
-        request: &LeaseRequest,
-    ) -> Result<Vec<Leased>, QueueError> {
-        let mut call = self.client.call(shard, Call::Lease);
-        call.arg(&request.worker)
-            .arg(max)
-            .arg(millis(request.duration))
-            .arg(INLINE_WITH_LEASE)
-            .arg(MAX_LOST_LEASES)
-            .arg(request.except_pools.len());
-        for pool in &request.except_pools {
-            call.arg(&pool.0);
-        }
-        for hop in &request.except {
-            call.arg(&hop.0);
-        }
-        let (now, rows): (u64, Vec<Row>) = self.client.run("leasing from the queue", call).await?;
-        let mut leased = Vec::with_capacity(rows.len());
-        for row in rows {
-            match row.into_leased(Timestamp(now)) {
-                Ok(one) => leased.push(one),
-                // Its lease ends, and it is tried again; the others go on.
-                Err(error) => tracing::error!(%error, "queue entry cannot be read"),
-            }
-        }
-        Ok(leased)
     }
 }
 
@@ -287,29 +255,7 @@ impl Queue for RedisQueue {
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Leased>, QueueError> {
-        let shards = self.shards();
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut open: Vec<usize> = (0..shards).map(|at| (first + at) % shards).collect();
-        let mut leased = Vec::new();
-        // Each round asks the shards that may have more for a fair share of what is still wanted.
-        while leased.len() < request.max && !open.is_empty() {
-            let wanted = request.max - leased.len();
-            let shares: Vec<(usize, usize)> = open
-                .iter()
-                .enumerate()
-                .map(|(at, shard)| (*shard, (wanted + open.len() - 1 - at) / open.len()))
-                .filter(|(_, share)| *share > 0)
-                .collect();
-            let asked = shares.iter().map(|(shard, share)| self.lease_from(*shard, *share, &request));
-            let answers = try_join_all(asked).await?;
-            for ((shard, share), answer) in shares.iter().zip(answers) {
-                if answer.len() < *share {
-                    open.retain(|open| open != shard);
-                }
-                leased.extend(answer);
-            }
-        }
-        Ok(leased)
+        self.lease_from_all(&request).await
     }
 
     async fn renew(&self, lease: &Lease, duration: Duration) -> Result<(), QueueError> {
