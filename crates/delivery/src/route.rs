@@ -60,14 +60,15 @@ pub(crate) struct Planner {
 
 impl Planner {
     /// The entries of a message: aliases followed, duplicates merged, one entry for the recipients
-    /// of each next hop (more, where they are many).
+    /// of each next hop and tenant (more, where they are many).
     pub(crate) fn plan(&self, envelope: &Envelope, index: &DomainIndex) -> Vec<NewEntry> {
         let sender = envelope.reverse_path.mailbox().and_then(Mailbox::domain_name);
         // Only what was submitted is known to come from its sender's domain.
         let submitted = sender.filter(|_| envelope.origin == Origin::Submission);
         let max_age = submitted.and_then(|domain| retry_max_age(index, domain)).unwrap_or(self.max_age);
         let mut entries: Vec<NewEntry> = Vec::new();
-        let mut open: HashMap<NextHop, usize> = HashMap::new();
+        // What leaves for one next hop may be of several tenants: each has its own source pool and rate.
+        let mut open: HashMap<(NextHop, Tenant), usize> = HashMap::new();
         let mut seen = HashSet::new();
         for given in &envelope.recipients {
             // Mail from outside that an alias sends on is the responsibility of the alias's domain.
@@ -80,15 +81,16 @@ impl Planner {
                     continue;
                 }
                 let next_hop = next_hop(&address, responsible, index);
+                let lane = (next_hop.clone(), tenant(&next_hop, responsible, index));
                 let original = (address != *given).then(|| given.clone());
                 let recipient = Recipient { address, original, standing: Standing::Pending, attempt: None };
-                match open.get(&next_hop).and_then(|place| entries.get_mut(*place)) {
+                match open.get(&lane).and_then(|place| entries.get_mut(*place)) {
                     Some(entry) if entry.recipients.len() < self.recipients_per_entry => {
                         entry.recipients.push(recipient);
                     }
                     _ => {
-                        open.insert(next_hop.clone(), entries.len());
-                        let tenant = tenant(&next_hop, responsible, index);
+                        let tenant = lane.1.clone();
+                        open.insert(lane, entries.len());
                         entries.push(NewEntry { next_hop, tenant, recipients: vec![recipient], max_age });
                     }
                 }
@@ -146,7 +148,7 @@ mod tests {
         domains::load_folder(folder.path(), wanted).unwrap()
     }
 
-    fn planned(index: &DomainIndex, origin: Origin, from: &str, to: &[&str]) -> Vec<(String, Vec<String>)> {
+    fn plan(index: &DomainIndex, origin: Origin, from: &str, to: &[&str]) -> Vec<NewEntry> {
         let envelope = Envelope {
             reverse_path: from.parse::<ReversePath>().unwrap(),
             recipients: to.iter().map(|recipient| recipient.parse().unwrap()).collect(),
@@ -156,8 +158,12 @@ mod tests {
             origin,
         };
         let planner = Planner { recipients_per_entry: 2, max_age: Duration::from_secs(7) };
-        let entries = planner.plan(&envelope, index).into_iter();
-        entries
+        planner.plan(&envelope, index)
+    }
+
+    fn planned(index: &DomainIndex, origin: Origin, from: &str, to: &[&str]) -> Vec<(String, Vec<String>)> {
+        plan(index, origin, from, to)
+            .into_iter()
             .map(|entry| {
                 let recipients = entry.recipients.iter().map(|recipient| recipient.address.to_string());
                 (format!("{} {}s", entry.next_hop, entry.max_age.as_secs()), recipients.collect())
@@ -210,6 +216,31 @@ mod tests {
             planned(&index, Origin::Mx, "s@a.example", &["1@b.example"]),
             [entry("mx:b.example 7s", &["1@b.example"])]
         );
+    }
+
+    #[test]
+    fn forwards_of_several_tenants_to_one_next_hop_are_entries_of_each() {
+        let forwards = |domain: &str| {
+            format!(
+                "domain: {domain}, inbound: {{recipients: {{mode: AcceptAll, aliases: \
+                 {{x: [x.{domain}@far.example], y: [y.{domain}@far.example]}}}}, route: {{maildir: {{path: m}}}}}}"
+            )
+        };
+        let index = index(&[&forwards("a.example"), &forwards("b.example")]);
+        let to = ["x@a.example", "x@b.example", "y@a.example", "y@b.example"];
+        let entries = plan(&index, Origin::Mx, "s@c.example", &to).into_iter();
+        let told: Vec<_> = entries
+            .map(|entry| {
+                let recipients: Vec<_> = entry.recipients.iter().map(|one| one.address.to_string()).collect();
+                (entry.next_hop.0, entry.tenant.0, recipients.join(" "))
+            })
+            .collect();
+        let far = "mx:far.example".to_owned();
+        let of = |tenant: &str| {
+            let recipients = format!("x.{tenant}@far.example y.{tenant}@far.example");
+            (far.clone(), tenant.to_owned(), recipients)
+        };
+        assert_eq!(told, [of("a.example"), of("b.example")]);
     }
 
     #[test]
