@@ -33,5 +33,8 @@ async fn nothing_is_made_before_and_nothing_taken() -> Result<()> {
     estate.bind.by_hand(&format!("update add {}", line.replace(" IN ", " "))).await?;
     let ready = estate.wait_for("Ready", "True", "Ready").await;
     ensure!(ready.is_ok(), "{ready:?}: {}", process.log());
-    estate.wait_for("OwnershipVerified", "True", "OwnershipProven").await
+    estate.wait_for("OwnershipVerified", "True", "OwnershipProven").await?;
+    let told = estate.read().await?["status"]["ownershipProvenAt"].clone();
+    ensure!(told.is_string(), "when it was proven is not told: {told}");
+    Ok(())
 }

@@ -4,11 +4,13 @@
 //! an index that is replaced as a whole whenever something changes.
 
 mod cluster;
+mod cluster_index;
 pub mod duration;
 mod folder;
 mod index;
 mod key;
 mod namespaces;
+mod ownership;
 mod publishing;
 mod rules;
 mod status;
@@ -20,6 +22,7 @@ pub use folder::{LoadError, Problem, SecretsWanted, load_folder, secret_in_folde
 pub use index::{DomainIndex, Domains, HostedDomain, RecipientStanding, ServedPolicy, SubmissionUser, owns};
 pub use key::{KeyError, SigningKey};
 pub use namespaces::Namespaces;
+pub use ownership::{must_be_proven, ownership_stands};
 pub use types::{Algorithm, MailDomain, MailDomainSpec, OnReject, RecipientMode, Route};
 
 use kube::CustomResourceExt;

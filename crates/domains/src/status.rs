@@ -17,6 +17,9 @@ pub struct MailDomainStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// When all name servers first showed the proof of ownership, RFC 3339; absent where none is asked for, or was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ownership_proven_at: Option<String>,
     /// The signing keys that the operator looks after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dkim: Option<DkimStatus>,

@@ -151,6 +151,8 @@ impl Operator {
                 () = ends => tracing::warn!("the lease is lost, another operator may lead"),
             }
             metrics::gauge!("packetboat_operator_leads").set(0.0);
+            // What others look after is not told of from here.
+            Tally::default().tell();
         }
         // The lease is given up when nobody watches it any more.
         drop(leads);
@@ -274,8 +276,6 @@ impl Operator {
                 }
             })
             .await;
-        // What others look after is not told of from here.
-        Tally::default().tell();
     }
 
     /// A change of a key wakes its domain.

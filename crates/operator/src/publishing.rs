@@ -119,7 +119,7 @@ impl Context {
 
     /// Takes back, or leaves, what was made for a domain that goes. What cannot be taken back is told.
     pub(crate) async fn clean_up(&self, domain: &MailDomain) -> Result<(), Error> {
-        if is_claimed_by_another(domain, &self.domains.state()) {
+        if is_claimed_by_another(domain, &self.domains.state(), self.require_ownership) {
             // Nothing was made for this one: the keys in its namespace may be those of the domain's holder.
             return Ok(());
         }

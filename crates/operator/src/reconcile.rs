@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domains::Algorithm;
-use domains::Namespaces;
 use domains::types::{Dkim, DnsMode, MailDomain, RecordPolicy, RecordState, Stage};
+use domains::{Algorithm, Namespaces, must_be_proven, ownership_stands};
 use futures::future::join_all;
 use jiff::Timestamp;
 use kube::runtime::events::Recorder;
@@ -84,13 +83,16 @@ pub(crate) fn age(one: &MailDomain) -> impl Ord + use<> {
     (one.creation_timestamp(), one.namespace(), one.name_any())
 }
 
-/// Whether another, older MailDomain has the same domain.
-pub(crate) fn is_claimed_by_another(domain: &MailDomain, all: &[Arc<MailDomain>]) -> bool {
+/// Whether another MailDomain has the same domain: an older one, or one that is proven while this one is not. A claim
+/// that is yet to be proven stands in nobody's way.
+pub(crate) fn is_claimed_by_another(domain: &MailDomain, all: &[Arc<MailDomain>], required: bool) -> bool {
+    let stands = |one: &MailDomain| ownership_stands(&one.spec, one.status.as_ref(), required);
     all.iter().any(|other| {
         other.spec.domain == domain.spec.domain
             && other.uid() != domain.uid()
             && other.metadata.deletion_timestamp.is_none()
-            && age(other) < age(domain)
+            && stands(other)
+            && (age(other) < age(domain) || !stands(domain))
     })
 }
 
@@ -108,7 +110,7 @@ impl Context {
     pub(crate) async fn advance(&self, domain: &MailDomain) -> Result<Outcome, Error> {
         let interval = domain.spec.dns.as_ref().map_or(LONGEST * 20, |dns| dns.verification.interval);
         let settled = |findings| Outcome { findings, again: interval };
-        if is_claimed_by_another(domain, &self.domains.state()) {
+        if is_claimed_by_another(domain, &self.domains.state(), self.require_ownership) {
             return Ok(settled(Findings { conflict: true, ..Findings::default() }));
         }
         let store = self.key_store(domain);
@@ -202,8 +204,7 @@ impl Context {
         domain: &MailDomain,
         authorities: &Authorities,
     ) -> Option<(Record, Observation)> {
-        let asked = domain.spec.dns.as_ref().is_some_and(|dns| dns.verification.require_ownership_txt);
-        if !asked && !self.require_ownership {
+        if !must_be_proven(&domain.spec, self.require_ownership) {
             return None;
         }
         let record = challenge(&domain.spec, &domain.uid().unwrap_or_default());

@@ -48,10 +48,25 @@ fn the_older_has_the_domain_until_it_goes() {
     let older = mail_domain("b", "1", "2026-01-01T00:00:00Z");
     let younger = mail_domain("a", "2", "2026-01-02T00:00:00Z");
     let mut all = vec![Arc::new(older.clone()), Arc::new(younger.clone())];
-    assert!(!is_claimed_by_another(&older, &all));
-    assert!(is_claimed_by_another(&younger, &all));
+    assert!(!is_claimed_by_another(&older, &all, false));
+    assert!(is_claimed_by_another(&younger, &all, false));
     let mut going = older;
     going.metadata.deletion_timestamp = going.metadata.creation_timestamp.clone();
     all[0] = Arc::new(going);
-    assert!(!is_claimed_by_another(&younger, &all));
+    assert!(!is_claimed_by_another(&younger, &all, false));
+}
+
+#[test]
+fn what_is_not_proven_claims_nothing() {
+    let squatter = mail_domain("b", "1", "2026-01-01T00:00:00Z");
+    let mut owner = mail_domain("a", "2", "2026-01-02T00:00:00Z");
+    let both = |owner: &MailDomain| vec![Arc::new(squatter.clone()), Arc::new(owner.clone())];
+    let all = both(&owner);
+    assert!(!is_claimed_by_another(&owner, &all, true) && !is_claimed_by_another(&squatter, &all, true));
+    let proven = Some("2026-01-03T00:00:00Z".to_owned());
+    owner.status =
+        Some(domains::types::MailDomainStatus { ownership_proven_at: proven, ..Default::default() });
+    let all = both(&owner);
+    assert!(!is_claimed_by_another(&owner, &all, true) && is_claimed_by_another(&squatter, &all, true));
+    assert!(is_claimed_by_another(&owner, &all, false));
 }

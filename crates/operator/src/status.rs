@@ -135,6 +135,7 @@ impl Findings {
         MailDomainStatus {
             observed_generation: generation,
             conditions: conditions.collect(),
+            ownership_proven_at: self.ownership_proven_at(domain, now),
             dkim: self.dkim(domain),
             mta_sts: self.mta_sts(domain),
             records: self.records.iter().map(|(record, seen)| record_status(record, seen)).collect(),
@@ -259,6 +260,13 @@ impl Findings {
                 finding(KIND, false, Reason::ChallengeMissing, text)
             }
         })
+    }
+
+    /// Once seen, it counts for as long as there is this MailDomain, whose domain never changes.
+    fn ownership_proven_at(&self, domain: &MailDomain, now: Timestamp) -> Option<String> {
+        let before = domain.status.as_ref().and_then(|status| status.ownership_proven_at.clone());
+        let seen = self.proof.as_ref().is_some_and(|(_, seen)| seen.state == RecordState::Verified);
+        before.or_else(|| seen.then(|| now.to_string()))
     }
 
     fn dkim_ready(&self, domain: &MailDomain) -> Finding {

@@ -46,7 +46,8 @@ pub(super) async fn domains(
     match &settings.domains {
         DomainSource::Folder(folder) => watch_folder(folder, wanted, shutdown).await.context(context),
         DomainSource::Kubernetes(namespaces) => {
-            watch_cluster(namespaces, wanted, shutdown).await.context(context)
+            let require_ownership = settings.operator.require_ownership;
+            watch_cluster(namespaces, wanted, require_ownership, shutdown).await.context(context)
         }
     }
 }
@@ -224,8 +225,13 @@ pub(super) async fn admin(
     queue: Option<Arc<dyn Queue>>,
     checks: Vec<(String, Arc<dyn Check>)>,
 ) -> Result<Admin> {
-    let deps =
-        admin::Deps { metrics: process.metrics.clone(), queue, checks, draining: process.draining.clone() };
+    let deps = admin::Deps {
+        role: process.role.name(),
+        metrics: process.metrics.clone(),
+        queue,
+        checks,
+        draining: process.draining.clone(),
+    };
     let admin = Admin::bind(settings.admin, deps).await.context("the admin server cannot start")?;
     tracing::info!(address = %admin.address()?, "admin listening");
     Ok(admin)
