@@ -1,5 +1,5 @@
-# A static binary in an empty image: docker build -t packetboat . (`make image` makes one without this file, and without a
-# container engine.)
+# A static binary in an empty image: docker build -t packetboat . (`make image` makes one without this file, and without
+# a container engine.)
 FROM docker.io/library/rust:1.95-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends cmake
 # The binary carries the list of its parts. The version is that of scripts/image.
