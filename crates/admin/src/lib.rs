@@ -24,6 +24,8 @@ pub use readiness::Check;
 /// What a process shows of itself.
 #[derive(Clone)]
 pub struct Deps {
+    /// The process's role, as its metrics name it.
+    pub role: &'static str,
     /// Its metrics.
     pub metrics: Metrics,
     /// Its queue, where the role has one. It must answer before the process is ready.
@@ -55,6 +57,7 @@ pub enum AdminError {
 pub struct Admin {
     listener: TcpListener,
     router: Router,
+    readiness: Arc<Readiness>,
 }
 
 impl Admin {
@@ -65,7 +68,8 @@ impl Admin {
     pub async fn bind(address: SocketAddr, deps: Deps) -> Result<Self, AdminError> {
         let listener =
             TcpListener::bind(address).await.map_err(|cause| AdminError::Bind { address, cause })?;
-        Ok(Self { listener, router: router(deps) })
+        let (router, readiness) = router(deps);
+        Ok(Self { listener, router, readiness })
     }
 
     /// The bound address.
@@ -76,32 +80,34 @@ impl Admin {
         self.listener.local_addr()
     }
 
-    /// Serves until `shutdown`.
+    /// Serves until `shutdown`, and tells meanwhile as a metric whether the process is ready.
     ///
     /// # Errors
     /// When the listener fails.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), AdminError> {
         let service = self.router.into_make_service_with_connect_info::<SocketAddr>();
-        axum::serve(self.listener, service)
-            .with_graceful_shutdown(shutdown.cancelled_owned())
-            .await
-            .map_err(AdminError::Serve)
+        let serving = axum::serve(self.listener, service).with_graceful_shutdown(shutdown.cancelled_owned());
+        tokio::select! {
+            outcome = serving => outcome.map_err(AdminError::Serve),
+            never = self.readiness.tell() => match never {},
+        }
     }
 }
 
-fn router(deps: Deps) -> Router {
-    let Deps { metrics, queue, mut checks, draining } = deps;
+fn router(deps: Deps) -> (Router, Arc<Readiness>) {
+    let Deps { role, metrics, queue, mut checks, draining } = deps;
     if let Some(queue) = &queue {
         checks.insert(0, ("queue".to_owned(), Arc::new(QueueCheck(Arc::clone(queue)))));
     }
-    let readiness = Arc::new(Readiness::new(checks, draining));
+    let readiness = Arc::new(Readiness::new(role, checks, draining));
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readiness::answer).with_state(readiness))
+        .route("/readyz", get(readiness::answer).with_state(Arc::clone(&readiness)))
         .route("/metrics", get(|State(metrics): State<Metrics>| async move { metrics.render() }))
         .with_state(metrics);
-    match queue {
+    let router = match queue {
         Some(queue) => router.nest("/api/v1/queue", api::router(queue)),
         None => router,
-    }
+    };
+    (router, readiness)
 }

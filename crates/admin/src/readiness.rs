@@ -1,6 +1,8 @@
 //! Ready means: mail can be taken now. A process that drains is not, nor one whose store is away or
 //! whose services cannot be reached.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +12,15 @@ use axum::http::StatusCode;
 use futures::future::join_all;
 use queue::Queue;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How long one check may take: probes give up soon themselves.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// How long an answer holds, so that many probes cost no more than one.
 const FRESH: Duration = Duration::from_secs(1);
+/// How often the metric is told: probes may stay away.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Something that must be well before mail can be taken.
 #[async_trait]
@@ -37,14 +41,38 @@ impl Check for QueueCheck {
 
 /// All checks, and what they last came to.
 pub(crate) struct Readiness {
+    role: &'static str,
     checks: Vec<(String, Arc<dyn Check>)>,
     draining: CancellationToken,
     last: Mutex<Option<(Instant, Vec<String>)>>,
 }
 
 impl Readiness {
-    pub(crate) fn new(checks: Vec<(String, Arc<dyn Check>)>, draining: CancellationToken) -> Self {
-        Self { checks, draining, last: Mutex::new(None) }
+    pub(crate) fn new(
+        role: &'static str,
+        checks: Vec<(String, Arc<dyn Check>)>,
+        draining: CancellationToken,
+    ) -> Self {
+        Self { role, checks, draining, last: Mutex::new(None) }
+    }
+
+    /// Tells from time to time as a metric whether the process is ready.
+    pub(crate) async fn tell(&self) -> Infallible {
+        let ready = metrics::gauge!("packetboat_ready", "role" => self.role);
+        let ends = self.draining.cancelled();
+        let telling = async {
+            loop {
+                ready.set(if self.complaints().await.is_empty() { 1.0 } else { 0.0 });
+                sleep(TOLD_EVERY).await;
+            }
+        };
+        tokio::select! {
+            never = telling => never,
+            () = ends => {
+                ready.set(0.0);
+                pending().await
+            }
+        }
     }
 
     /// One line for each thing that is not well.

@@ -20,6 +20,7 @@ pub mod config;
 mod connection;
 mod hops;
 mod listener;
+mod network;
 mod origins;
 mod passwords;
 pub mod proxy;
@@ -117,6 +118,7 @@ impl Edge {
     /// Takes mail until `shutdown`; then no new connections, `421` to sessions between transactions,
     /// and up to `limits.drain` for the transactions that are open.
     pub async fn run(self, shutdown: CancellationToken) {
+        metrics::gauge!("packetboat_smtp_sessions").set(0.0);
         let (sessions, hard_stop) = (TaskTracker::new(), CancellationToken::new());
         let listeners = TaskTracker::new();
         for (socket, listener) in self.sockets {

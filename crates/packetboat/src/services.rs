@@ -12,9 +12,13 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::settings::Role;
+
 /// What every service of a process shares.
 #[derive(Clone)]
 pub(crate) struct Process {
+    /// What it does.
+    pub(crate) role: Role,
     /// The process's metrics.
     pub(crate) metrics: telemetry::Metrics,
     /// Cancelled when the process begins to drain: from then on it is not ready.

@@ -46,6 +46,7 @@ async fn live(role: Role, settings: &Settings) -> Result<()> {
     let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(listen(signals, shutdown.clone()));
     let process = Process {
+        role,
         metrics: telemetry.metrics.clone(),
         draining: CancellationToken::new(),
         background: CancellationToken::new(),

@@ -51,6 +51,9 @@ pub fn build(config: Config, deps: Deps) -> Result<VerifierService, BuildError> 
     if config.authserv_id.is_empty() {
         return Err(BuildError::NoHostName);
     }
+    // That there were none is to be seen, too.
+    metrics::counter!("packetboat_verifier_memory_exhausted_total").increment(0);
+    metrics::counter!("packetboat_verifier_unsigned_refused_total").increment(0);
     Ok(VerifierService {
         authenticator: Authenticator::new(&config.auth)?,
         memory: Memory::new(config.max_held_octets),

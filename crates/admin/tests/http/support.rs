@@ -40,7 +40,8 @@ impl Server {
         checks: Vec<(String, Arc<dyn Check>)>,
     ) -> Result<Self> {
         let draining = CancellationToken::new();
-        let deps = Deps { metrics: metrics().await?, queue, checks, draining: draining.clone() };
+        let deps =
+            Deps { role: "delivery", metrics: metrics().await?, queue, checks, draining: draining.clone() };
         let admin = Admin::bind(address.parse()?, deps).await?;
         let address = admin.address()?;
         let stop = CancellationToken::new();
