@@ -13,6 +13,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use mail_auth::MessageAuthenticator;
 use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::cache::Cache;
 use crate::config::Config;
@@ -174,8 +175,11 @@ impl Dns {
         };
         full.set_fqdn(true);
         // Not the name: a macro of SPF can put the sender's address into it.
-        let span = tracing::info_span!("dns", otel.kind = "client", dns.question.type = %record_type);
-        let asked = self.resolver.lookup(full, record_type).instrument(span);
+        let span = tracing::info_span!(
+            "dns", otel.kind = "client", otel.status_code = Empty, error.type = Empty, dns.question.type = %record_type
+        );
+        let failed = |kind| tracing::record_all!(span, otel.status_code = "error", error.type = kind);
+        let asked = self.resolver.lookup(full, record_type).instrument(span.clone());
         let answer = match tokio::time::timeout(self.deadline, asked).await {
             Ok(Ok(lookup)) => {
                 let records = lookup.answers().iter().filter_map(|record| read(&record.data));
@@ -188,11 +192,13 @@ impl Dns {
                     Answer::none(error.is_nx_domain(), until)
                 }
                 _ => {
+                    failed("no_answer");
                     self.silence.note(Some(&error));
                     return Err(temporary(name, record_type, &error));
                 }
             },
             Err(elapsed) => {
+                failed("timeout");
                 self.silence.note(None);
                 return Err(temporary(name, record_type, &elapsed));
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry::trace::TracerProvider;
-use opentelemetry::{KeyValue, global};
+use opentelemetry::{Key, KeyValue, global};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::{ExporterBuildError, LogExporter, MetricExporter, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
@@ -15,12 +15,13 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{BatchConfigBuilder as LogBatches, BatchLogProcessor, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanExporter as _};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracerProvider, SpanExporter as _};
 use tokio::runtime::Handle;
 use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::{Layer, Registry};
 
 use crate::batches::{Batches, Limits};
+use crate::sampling::ByCause;
 use crate::told::Told;
 use crate::{Config, TelemetryError};
 
@@ -33,6 +34,8 @@ const EXPORT_EVERY: Duration = Duration::from_secs(1);
 /// How long each kind may take to send what is left at the end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+const INSTANCE: Key = Key::from_static_str("service.instance.id");
 
 /// The crates that carry the export itself: were they traced or their records exported, each export would
 /// make another.
@@ -141,11 +144,19 @@ impl Exporter {
     }
 }
 
+/// What is told of the process. The environment (`OTEL_RESOURCE_ATTRIBUTES`) may add to it, and name the instance:
+/// metrics of several processes of a role could not be told apart without one.
 fn resource(role: &str) -> Resource {
+    let found = Resource::builder().build();
+    let instance = found.get(&INSTANCE).map_or_else(
+        || RandomIdGenerator::default().new_trace_id().to_string(),
+        |instance| instance.to_string(),
+    );
     Resource::builder()
         .with_service_name(format!("packetboat-{role}"))
         .with_attribute(KeyValue::new("service.namespace", "packetboat"))
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attribute(KeyValue::new(INSTANCE, instance))
         .build()
 }
 
@@ -161,7 +172,7 @@ fn traces(
         .with_span_processor(
             Batches::start(exporter, limits, Handle::current()).map_err(TelemetryError::Thread)?,
         )
-        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio))))
+        .with_sampler(ByCause::with_ratio(config.sample_ratio))
         .with_resource(resource.clone())
         .build())
 }

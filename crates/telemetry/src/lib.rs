@@ -8,6 +8,7 @@ mod bridge;
 mod export;
 mod log;
 mod metrics;
+mod sampling;
 mod told;
 
 use std::io::IsTerminal;
