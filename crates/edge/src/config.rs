@@ -48,7 +48,7 @@ pub enum Kind {
 pub struct Limits {
     /// Sessions at a time.
     pub max_sessions: usize,
-    /// Sessions at a time from one address.
+    /// Sessions at a time from one address (an IPv6 /64 counts as one).
     pub max_sessions_per_client: usize,
     /// Recipients of a message; 100 at least (RFC 5321 §4.5.3.1.8).
     pub max_recipients: usize,
@@ -76,6 +76,9 @@ pub struct Limits {
     /// While a message comes in, 64 KiB or its end must come within this.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub data_timeout: Duration,
+    /// A whole message must come within this. What of it is stored already is kept for an hour.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub message_timeout: Duration,
     /// A session is ended after this. An open transaction has `command_timeout` more to reach its message.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub session_timeout: Duration,
@@ -109,6 +112,7 @@ impl Default for Limits {
             greet_pause: Duration::ZERO,
             command_timeout: Duration::from_secs(300),
             data_timeout: Duration::from_secs(180),
+            message_timeout: Duration::from_secs(1800),
             session_timeout: Duration::from_secs(3600),
             service_timeout: Duration::from_secs(120),
             private_clients_window: Duration::from_secs(600),

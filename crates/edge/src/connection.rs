@@ -10,6 +10,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
+/// How long a client that is told the last word may take to close its end.
+const LINGER: Duration = Duration::from_secs(1);
+/// So much of what it still sends meanwhile is read.
+const LINGER_OCTETS: u64 = 1024 * 1024;
+
 enum Transport {
     Clear(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -76,17 +81,27 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends the connection in order, as far as the client lets us.
+    /// Ends the connection in order, as far as the client lets us. Octets that arrive at a closed socket are answered with
+    /// a reset, which takes from the client the reply that it has not read yet: so what it still sends is read, for a
+    /// moment.
     pub(crate) async fn close(&mut self) {
-        let shutdown = async {
-            match &mut self.transport {
-                Transport::Clear(stream) => stream.shutdown().await,
-                Transport::Tls(stream) => stream.shutdown().await,
-                Transport::Gone => Ok(()),
-            }
+        let closing = async {
+            let stream = match &mut self.transport {
+                Transport::Clear(stream) => {
+                    stream.shutdown().await?;
+                    stream
+                }
+                Transport::Tls(stream) => {
+                    stream.shutdown().await?;
+                    stream.get_mut().0
+                }
+                Transport::Gone => return Ok(()),
+            };
+            let mut rest = stream.take(LINGER_OCTETS);
+            tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.map(drop)
         };
         // The client may be gone; there is nobody left to tell.
-        let _ = timeout(Duration::from_secs(1), shutdown).await;
+        let _: Result<io::Result<()>, _> = timeout(LINGER, closing).await;
     }
 }
 

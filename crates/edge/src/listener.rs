@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::Shared;
 use crate::config::Listener;
+use crate::network::network_of;
 use crate::proxy::{self, Header};
 use crate::session::Session;
 
@@ -122,7 +123,7 @@ async fn welcome(
             }
         }
     };
-    match shared.doors.enter(client.ip().to_canonical()) {
+    match shared.doors.enter(network_of(client.ip())) {
         Ok(place) => {
             metrics::counter!("packetboat_smtp_sessions_total", "listener" => name).increment(1);
             Session::new(shared, listener, client, stream, shutdown).run().await;

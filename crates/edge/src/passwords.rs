@@ -1,7 +1,8 @@
 //! Who a user is: passwords against argon2id hashes, and how often one may guess.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 use smtp::sasl::Credentials;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
+
+use crate::network::network_of;
 
 /// Most addresses and logins whose failures are counted.
 const MAX_COUNTED: usize = 100_000;
@@ -34,13 +37,15 @@ pub(crate) enum Outcome {
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Suspect {
     Client(IpAddr),
-    Login(String),
+    /// By its hash: a client may send logins of any length.
+    Login(u64),
 }
 
 /// Checks passwords.
 pub(crate) struct Passwords {
     domains: Domains,
     turns: Semaphore,
+    hashes: RandomState,
     failures: Mutex<HashMap<Suspect, (u32, Instant)>>,
     max_failures: u32,
     window: Duration,
@@ -49,12 +54,19 @@ pub(crate) struct Passwords {
 impl Passwords {
     pub(crate) fn new(domains: Domains, max_failures: u32, window: Duration) -> Self {
         let at_a_time = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { domains, turns: Semaphore::new(at_a_time), failures: Mutex::default(), max_failures, window }
+        Self {
+            domains,
+            turns: Semaphore::new(at_a_time),
+            hashes: RandomState::new(),
+            failures: Mutex::default(),
+            max_failures,
+            window,
+        }
     }
 
     pub(crate) async fn check(&self, client: IpAddr, credentials: Credentials) -> Outcome {
-        let suspects =
-            [Suspect::Client(network_of(client)), Suspect::Login(credentials.login.to_lowercase())];
+        let login = self.hashes.hash_one(credentials.login.to_lowercase());
+        let suspects = [Suspect::Client(network_of(client)), Suspect::Login(login)];
         if self.put_off(&suspects) {
             return Outcome::PutOff;
         }
@@ -104,7 +116,7 @@ impl Passwords {
         if failures.len() >= MAX_COUNTED {
             failures.retain(|_, (_, since)| since.elapsed() < self.window);
             if failures.len() >= MAX_COUNTED {
-                failures.clear();
+                forget_older_half(&mut failures);
             }
         }
         for suspect in suspects {
@@ -117,17 +129,30 @@ impl Passwords {
     }
 }
 
+/// Makes room. Whoever fails now stays put off; forgetting all would let everybody guess again.
+fn forget_older_half(failures: &mut HashMap<Suspect, (u32, Instant)>) {
+    let mut times: Vec<Instant> = failures.values().map(|(_, since)| *since).collect();
+    let middle = times.len() / 2;
+    let (_, &mut median, _) = times.select_nth_unstable(middle);
+    failures.retain(|_, (_, since)| *since > median);
+}
+
 fn matches(credentials: &Credentials, hash: &SecretString) -> bool {
     Argon2::default().verify_password(credentials.password.as_bytes(), hash.expose_secret()).is_ok()
 }
 
-/// A client with IPv6 has a /64 to itself.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_failures_are_kept() {
+        let (mut failures, start) = (HashMap::new(), Instant::now());
+        for number in 0..100 {
+            failures.insert(Suspect::Login(number), (1, start + Duration::from_millis(number)));
         }
-        v4 @ IpAddr::V4(_) => v4,
+        forget_older_half(&mut failures);
+        assert_eq!(failures.len(), 49);
+        assert!((51..100).all(|number| failures.contains_key(&Suspect::Login(number))));
     }
 }

@@ -251,7 +251,9 @@ impl Session {
             Command::Mail { reverse_path, size, body, smtputf8 } => {
                 self.mail(reverse_path, size, body, smtputf8)
             }
-            Command::Rcpt { forward_path } => self.rcpt(forward_path).await,
+            Command::Rcpt { forward_path, internationalized } => {
+                self.rcpt(forward_path, internationalized).await
+            }
             Command::Data => self.data().await,
             Command::StartTls => self.starttls().await,
             Command::Auth { mechanism, initial_response } => self.auth(&mechanism, initial_response).await,

@@ -35,6 +35,8 @@ pub enum Command {
     Rcpt {
         /// Whom it is for.
         forward_path: ForwardPath,
+        /// It was written with other than ASCII, so SMTPUTF8 has to be declared (RFC 6531 §3.3): a domain no longer tells.
+        internationalized: bool,
     },
     /// `DATA`.
     Data,
@@ -156,17 +158,6 @@ fn mailbox(path: &str, enhanced: EnhancedCode) -> Result<Mailbox, Reply> {
     path.parse().map_err(|error| Reply::new(501, enhanced, format!("The address is malformed: {error}")))
 }
 
-fn utf8_needs_parameter(mailbox: &Mailbox) -> Result<(), Reply> {
-    if mailbox.needs_smtputf8() {
-        return Err(Reply::new(
-            553,
-            EnhancedCode(5, 6, 7),
-            "A non-ASCII address needs the SMTPUTF8 parameter",
-        ));
-    }
-    Ok(())
-}
-
 fn mail(argument: &str) -> Result<Command, Reply> {
     let (path, parameters) =
         path_argument(argument, "FROM:").ok_or_else(|| syntax("Write MAIL FROM:<address>"))?;
@@ -193,10 +184,9 @@ fn mail(argument: &str) -> Result<Command, Reply> {
             _ => return Err(Reply::new(555, EnhancedCode(5, 5, 4), "MAIL parameter not recognised")),
         }
     }
-    if let ReversePath::Mailbox(mailbox) = &reverse_path
-        && !smtputf8
-    {
-        utf8_needs_parameter(mailbox)?;
+    if !path.is_ascii() && !smtputf8 {
+        let text = "A non-ASCII address needs the SMTPUTF8 parameter";
+        return Err(Reply::new(553, EnhancedCode(5, 6, 7), text));
     }
     Ok(Command::Mail { reverse_path, size, body: body.unwrap_or_default(), smtputf8 })
 }
@@ -227,7 +217,7 @@ fn rcpt(argument: &str) -> Result<Command, Reply> {
     } else {
         ForwardPath::Mailbox(mailbox(path, EnhancedCode(5, 1, 3))?)
     };
-    Ok(Command::Rcpt { forward_path })
+    Ok(Command::Rcpt { forward_path, internationalized: !path.is_ascii() })
 }
 
 fn auth(argument: &str) -> Result<Command, Reply> {

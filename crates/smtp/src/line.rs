@@ -19,8 +19,8 @@ pub enum LineError {
 pub struct LineDecoder {
     /// Octets at the start of the buffer known to hold no LF.
     scanned: usize,
-    /// The rest of a line that was too long is being passed over.
-    skipping: bool,
+    /// The last octet that was passed over of a line that is too long, whose rest is passed over, too.
+    skipped: Option<u8>,
 }
 
 impl LineDecoder {
@@ -35,16 +35,18 @@ impl LineDecoder {
         let Some(at) = memchr(b'\n', &buffer[self.scanned..]) else {
             self.scanned = buffer.len();
             if self.scanned >= limit {
+                self.skipped = buffer.last().copied();
                 buffer.clear();
                 self.scanned = 0;
-                self.skipping = true;
             }
             return Ok(None);
         };
         let line = buffer.split_to(self.scanned + at + 1).freeze();
         self.scanned = 0;
-        if std::mem::take(&mut self.skipping) || line.len() > limit {
-            return Err(LineError::TooLong);
+        let skipped = self.skipped.take();
+        if skipped.is_some() || line.len() > limit {
+            let before = line.len().checked_sub(2).map_or(skipped, |at| line.get(at).copied());
+            return Err(if before == Some(b'\r') { LineError::TooLong } else { LineError::BareControl });
         }
         let Some(line) = line.strip_suffix(b"\r\n").map(|text| line.slice(..text.len())) else {
             return Err(LineError::BareControl);
@@ -91,6 +93,15 @@ mod tests {
         input.extend_from_slice(b"\r\nNOOP\r\n");
         for chunk in [1, 7, 100, 5000] {
             assert_eq!(all(&input, chunk, 512), [Err(LineError::TooLong), Ok("NOOP".into())]);
+        }
+    }
+
+    #[test]
+    fn a_bare_line_feed_ends_no_line_that_is_too_long() {
+        let mut input = vec![b'x'; 2000];
+        input.extend_from_slice(b"\nMAIL FROM:<>\r\n");
+        for chunk in [1, 7, 100, 5000] {
+            assert_eq!(all(&input, chunk, 512)[0], Err(LineError::BareControl));
         }
     }
 

@@ -96,6 +96,7 @@ impl Session {
     ) -> Result<(), End> {
         let limits = self.shared.config.limits.clone();
         let (mut came, mut mark) = (0, PROGRESS);
+        let last = Instant::now() + limits.message_timeout;
         let mut deadline = Instant::now() + limits.data_timeout;
         loop {
             while let Some(event) = decoder.decode(&mut self.connection.input) {
@@ -108,7 +109,7 @@ impl Session {
                 }
             }
             let before = self.connection.input.len();
-            match timeout_at(deadline, self.connection.read(DATA_READ)).await {
+            match timeout_at(deadline.min(last), self.connection.read(DATA_READ)).await {
                 Ok(read) => read?,
                 Err(_) => return Err(End::TooSlow),
             }

@@ -9,8 +9,8 @@ use crate::session::{End, Session};
 use crate::transaction::Transaction;
 
 impl Session {
-    pub(crate) async fn rcpt(&mut self, path: ForwardPath) -> Result<(), End> {
-        let reply = match self.judge(path).await {
+    pub(crate) async fn rcpt(&mut self, path: ForwardPath, internationalized: bool) -> Result<(), End> {
+        let reply = match self.judge(path, internationalized).await {
             Ok(()) => {
                 self.rules.rcpt_accepted();
                 Reply::new(250, EnhancedCode(2, 1, 5), "Ok")
@@ -27,7 +27,7 @@ impl Session {
         self.say(reply)
     }
 
-    async fn judge(&mut self, path: ForwardPath) -> Result<(), Reply> {
+    async fn judge(&mut self, path: ForwardPath, internationalized: bool) -> Result<(), Reply> {
         let limits = &self.shared.config.limits;
         let hostname = &self.shared.config.hostname;
         let Some(mailbox) = self.shared.recipients.mailbox(path, hostname) else {
@@ -39,7 +39,7 @@ impl Session {
         if transaction.recipients.len() >= limits.max_recipients {
             return Err(Reply::new(452, EnhancedCode(4, 5, 3), "Too many recipients, send the rest again"));
         }
-        if mailbox.needs_smtputf8() && !transaction.smtputf8 {
+        if internationalized && !transaction.smtputf8 {
             let text = "A non-ASCII address needs the SMTPUTF8 parameter";
             return Err(Reply::new(553, EnhancedCode(5, 6, 7), text));
         }

@@ -100,6 +100,17 @@ async fn a_message_that_stalls_is_ended() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_message_that_takes_too_long_in_all_is_ended() -> Result<()> {
+    let site = Site::with(|limits| limits.message_timeout = Duration::from_millis(300)).await?;
+    let mut client = site.in_data().await?;
+    client.send_raw(b"Subject: slow\r\n").await?;
+    client.expect_reply(421).await?;
+    client.wait_for_close(PATIENCE).await?;
+    ensure!(site.stored().is_empty());
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_old_session_is_ended_between_transactions() -> Result<()> {
     let site = Site::with(|limits| limits.session_timeout = Duration::from_millis(500)).await?;
     let mut client = site.client().await?;

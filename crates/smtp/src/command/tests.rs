@@ -8,7 +8,7 @@ fn code(line: &str) -> u16 {
 
 fn mailbox_of(line: &str) -> String {
     match Command::parse(line.as_bytes()).unwrap() {
-        Command::Rcpt { forward_path: ForwardPath::Mailbox(mailbox) } => mailbox.to_string(),
+        Command::Rcpt { forward_path: ForwardPath::Mailbox(mailbox), .. } => mailbox.to_string(),
         Command::Mail { reverse_path, .. } => reverse_path.to_string(),
         other => panic!("{other:?}"),
     }
@@ -29,7 +29,10 @@ fn paths_keep_what_matters() {
     assert_eq!(mailbox_of("RCPT TO:<a@[127.0.0.1]>"), "a@[127.0.0.1]");
     assert_eq!(mailbox_of("RCPT TO:<a@[IPv6:::1]>"), "a@[IPv6:::1]");
     let postmaster = Command::parse(b"RCPT TO:<Postmaster>");
-    assert_eq!(postmaster, Ok(Command::Rcpt { forward_path: ForwardPath::Postmaster }));
+    assert_eq!(
+        postmaster,
+        Ok(Command::Rcpt { forward_path: ForwardPath::Postmaster, internationalized: false })
+    );
 }
 
 #[test]
@@ -42,6 +45,7 @@ fn parameters_are_read_and_unknown_ones_refused() {
     assert_eq!(code("MAIL FROM:<a@b.example> SIZE=abc"), 501);
     assert_eq!(code("MAIL FROM:<a@b.example> SIZE=1 SIZE=2"), 501);
     assert_eq!(code("MAIL FROM:<é@b.example>"), 553);
+    assert_eq!(code("MAIL FROM:<a@münchen.example>"), 553, "a name in U-labels is internationalised, too");
 }
 
 #[test]
@@ -79,6 +83,9 @@ proptest! {
     fn a_mailbox_survives_being_written_and_read(local in "[a-z\"\\\\ @.<>]{1,20}", domain in "[a-z]{1,10}(\\.[a-z]{1,10}){0,3}") {
         let mailbox = Mailbox::new(local, domain.parse().unwrap()).unwrap();
         let read = Command::parse(format!("RCPT TO:<{mailbox}>").as_bytes());
-        prop_assert_eq!(read, Ok(Command::Rcpt { forward_path: ForwardPath::Mailbox(mailbox) }));
+        let Ok(Command::Rcpt { forward_path, .. }) = read else {
+            return Err(TestCaseError::fail(format!("{read:?}")));
+        };
+        prop_assert_eq!(forward_path, ForwardPath::Mailbox(mailbox));
     }
 }
