@@ -83,7 +83,7 @@ async fn prepare(folder: &Path, test: &Test, balancer: bool) -> Result<()> {
         "redis": {"embedded": {"image": test.place.redis_image}},
     });
     if !balancer {
-        site["edge"] = json!({"service": {"type": "NodePort"}});
+        site["edge"] = json!({"service": {"type": "NodePort"}, "nodeSelector": test.place.node_selector()});
     }
     std::fs::write(folder.join("site.yaml"), site.to_string()).context("writing the values")
 }

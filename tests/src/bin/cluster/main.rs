@@ -6,11 +6,14 @@
 mod events;
 mod guide;
 mod kube;
+mod ledger;
 mod load;
 mod place;
+mod queue;
 mod release;
 mod scenes;
 mod test;
+mod wanted;
 mod world;
 
 use std::process::ExitCode;
@@ -21,18 +24,24 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::kube::kubectl;
 use crate::place::{MAIL, Place, SECOND, WORLD};
 use crate::test::Test;
+use crate::wanted::Wanted;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let wanted = match Wanted::find() {
+        Ok(wanted) => wanted,
+        Err(error) => return failed(&error),
+    };
+    // Whether EVENT names what there is: scripts/cluster-test wants to know before it makes an image and a node.
+    if std::env::args().nth(1).as_deref() == Some("names") {
+        return ExitCode::SUCCESS;
+    }
     let place = match Place::find().await {
         Ok(place) => place,
-        Err(error) => {
-            println!("cluster: FAILED {error:#}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failed(&error),
     };
     let outcome = tokio::select! {
-        outcome = all(place) => outcome,
+        outcome = all(&wanted, place) => outcome,
         () = asked_to_end() => Err(anyhow::anyhow!("asked to end")),
     };
     if let Err(error) = &outcome {
@@ -46,39 +55,46 @@ async fn main() -> ExitCode {
     if outcome.is_ok_and(|good| good) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Everything, or the events that EVENT names; whether all was as it should be.
-async fn all(place: Place) -> Result<bool> {
+fn failed(error: &anyhow::Error) -> ExitCode {
+    println!("cluster: FAILED {error:#}");
+    ExitCode::FAILURE
+}
+
+/// What is wanted; whether all was as it should be.
+async fn all(wanted: &Wanted, place: Place) -> Result<bool> {
     let test = &mut Test::prepare(place).await?;
-    let only = std::env::var("EVENT").ok().filter(|text| !text.is_empty());
-    let wanted = |name: &str| only.as_deref().is_none_or(|only| only.split(',').any(|one| one == name));
-    if only.as_deref() != Some("install-guide") {
+    let installed = wanted.has_more_than("install-guide");
+    if installed {
         test.release.install().await.context("installing the chart")?;
         scenes::declare_domains(test).await.context("declaring domains")?;
         println!("cluster: installed, and the domains are ready");
     }
-    if wanted("mail-in") {
+    if wanted.has("mail-in") {
         scenes::mail_in(test).await.context("mail in")?;
     }
-    if wanted("mail-out") {
+    if wanted.has("mail-out") {
         scenes::mail_out(test).await.context("mail out")?;
     }
     let mut good = true;
     for event in events::EVENTS {
         // Spans go to Jaeger since the upgrade.
-        if wanted(event.0) || (event.0 == "upgrade" && wanted("trace")) {
+        if wanted.has(event.0) || (event.0 == "upgrade" && wanted.has("trace")) {
             good &= events::under_load(event, test).await.with_context(|| event.0.to_owned())?;
         }
     }
-    if wanted("trace") {
+    if wanted.has("trace") {
         scenes::trace(test).await.context("trace")?;
     }
-    if wanted("deletion-policies") {
+    if wanted.has("deletion-policies") {
         scenes::deletion_policies(test).await.context("deletion-policies")?;
     }
-    if wanted("uninstall") {
+    if installed {
+        good &= ledger::close(test).await.context("ledger")?;
+    }
+    if wanted.has("uninstall") {
         scenes::uninstall(test).await.context("uninstall")?;
     }
-    if wanted("install-guide") {
+    if wanted.has("install-guide") {
         guide::follow(test).await.context("docs/install.md")?;
     }
     Ok(good)

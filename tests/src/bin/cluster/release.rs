@@ -23,14 +23,17 @@ pub(crate) struct Release {
 }
 
 impl Release {
-    /// A release with two edges, verifiers and delivery services; `more` is merged over its values.
+    /// A release with two pods of every role; `more` is merged over its values.
     pub(crate) fn new(namespace: Namespace, place: &Place, world: &World, more: &Value) -> Self {
         let (repository, tag) = place.repository_and_tag();
         let mut values = json!({
             "hostname": "mx.packetboat.test",
             "image": {"repository": repository, "tag": tag},
-            "edge": {"service": {"type": "NodePort"}, "preStopSeconds": 5},
-            "operator": {"replicas": 1},
+            "edge": {
+                "service": {"type": "NodePort"}, "preStopSeconds": 5, "nodeSelector": place.node_selector(),
+            },
+            "operator": {"replicas": 2},
+            "mtaSts": {"enabled": true, "plain": true},
             "domains": {"usersSecrets": ["users"]},
             "dns": {"servers": world.dns_servers()},
             "redis": {"embedded": {"image": place.redis_image, "storage": "1Gi"}},

@@ -86,7 +86,7 @@ pub(crate) async fn second_release(test: &Test) -> Result<()> {
     let one = json!({"replicas": 1});
     let more = json!({
         "hostname": "mx.second.test", "crds": {"enabled": false},
-        "edge": one, "verifier": one, "delivery": one,
+        "edge": one, "verifier": one, "delivery": one, "operator": one, "mtaSts": one,
     });
     let second = Release::new(SECOND, &test.place, &test.world, &more);
     second.install().await?;

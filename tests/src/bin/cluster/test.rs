@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 use testkit::jaeger::Jaeger;
 
+use crate::ledger::Ledger;
 use crate::place::{MAIL, Place};
 use crate::release::Release;
 use crate::world::World;
@@ -22,6 +23,8 @@ pub(crate) struct Test {
     pub(crate) jaeger: Jaeger,
     /// The release under test.
     pub(crate) release: Release,
+    /// What was counted so far.
+    pub(crate) ledger: Ledger,
 }
 
 impl Test {
@@ -31,6 +34,6 @@ impl Test {
         let world = World::start(&place).await.context("starting the world around")?;
         let jaeger = Jaeger::start_at(SocketAddr::new(place.world, OTLP)).await?;
         let release = Release::new(MAIL, &place, &world, &serde_json::json!({}));
-        Ok(Self { place, world, jaeger, release })
+        Ok(Self { place, world, jaeger, release, ledger: Ledger::default() })
     }
 }
