@@ -1,39 +1,42 @@
-//! One attempt at one entry: is it too old? where does it go? hand it over; settle what came of it.
+//! One attempt at one entry: is it too old? where does it go (`attempt/way.rs`)? hand it over; judge what came of it,
+//! and write that down (`attempt/settle.rs`).
 //!
-//! While it runs the lease is kept alive. When the lease is lost the attempt is dropped at once,
-//! because the entry may be in another worker's hands.
+//! While it runs the lease is kept alive. When the lease is lost, at shutdown, and when it takes too long, the attempt is
+//! broken off. What is known of its recipients by then is written down all the same: whoever was served must not be
+//! served again.
 
+mod settle;
+mod way;
+
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use domains::{Domains, HostedDomain, RecipientStanding, Route};
+use domains::Domains;
 use message::{Failure, Recipient, Standing};
-use queue::{Entry, Lease, Leased, Next, Queue, QueueError, Settlement};
+use queue::{Entry, Lease, Leased, Next, Queue, QueueError, Settlement, Timestamp};
 use smtp::Mailbox;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use crate::bounce::Bouncer;
 use crate::config::{DispatchConfig, RetryConfig};
-use crate::content::ContentReader;
 use crate::error::with_causes;
-use crate::maildir::{Filing, mailbox_folder};
-use crate::outbound::{Outbound, Protocol};
+use crate::outbound::{Ledger, Outbound};
 use crate::outcome::{Judgement, given_up, judge};
-use crate::policy::pool_of;
-use crate::route::Hop;
 use crate::slots::{Answer, InHand};
-use crate::transfer::{RecipientOutcome, Transfer};
+use crate::transfer::RecipientOutcome;
+use way::Course;
 
 /// An entry past its time that was leased so often and never settled has a fault of its own.
 const HOPELESS_EPOCH: u64 = 16;
-/// The first wait before a settlement is tried again; it doubles.
-const SETTLE_WAIT: Duration = Duration::from_millis(50);
-/// The longest such wait.
-const MAX_SETTLE_WAIT: Duration = Duration::from_secs(5);
+/// How long after the end of a drain a notification may still be written. It leaves some seconds to settle, before
+/// the dispatcher leaves leases to run out.
+const LAST_NOTIFICATION: Duration = Duration::from_secs(2);
 
 /// Makes attempts.
 pub(crate) struct Attempts {
@@ -54,9 +57,71 @@ type Outcomes = Vec<(usize, RecipientOutcome)>;
 /// How an attempt ended.
 #[derive(Default)]
 pub(crate) struct Ended {
-    /// What is to be written down, and the lease's span; nothing when it was broken off.
+    /// What is to be written down, and the lease's span; nothing when it was broken off before anything was known.
     pub(crate) settlement: Option<(Settlement, Span)>,
     pub(crate) answer: Answer,
+}
+
+/// Why an attempt was broken off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    Late,
+    LeaseLost,
+    Abandoned,
+}
+
+/// What may break an attempt off.
+struct Interrupts<'a> {
+    abandon: &'a CancellationToken,
+    /// Cancelled when the lease is lost.
+    lost: CancellationToken,
+    /// A peer has been sent the end of the message.
+    ended: Arc<AtomicBool>,
+}
+
+/// What came of trying.
+struct Tried {
+    /// The name of the route, for metrics.
+    route: &'static str,
+    outcomes: Outcomes,
+    answer: Answer,
+    /// It was broken off for no fault of a peer, and is to go on soon.
+    soon: bool,
+}
+
+impl Broken {
+    /// What is told of recipients whose turn did not come.
+    fn failure(self) -> Failure {
+        match self {
+            Self::Late => failure("4.4.2", "the attempt took too long"),
+            Self::LeaseLost => failure("4.3.0", "this server lost hold of the message in its queue"),
+            Self::Abandoned => failure("4.3.2", "this server was shut down before this recipient's turn"),
+        }
+    }
+}
+
+impl Interrupts<'_> {
+    async fn first(&self, limit: Duration) -> Broken {
+        tokio::select! {
+            biased;
+            () = self.lost.cancelled() => Broken::LeaseLost,
+            () = self.abandon.cancelled() => Broken::Abandoned,
+            () = sleep(limit) => Broken::Late,
+        }
+    }
+
+    /// Shutdown has come so far that there is time for no more than a settlement.
+    async fn last_moment(&self) {
+        self.abandon.cancelled().await;
+        sleep(LAST_NOTIFICATION).await;
+    }
+}
+
+impl Tried {
+    /// Nobody was asked.
+    fn nowhere(outcomes: Outcomes) -> Self {
+        Self { route: "none", outcomes, answer: Answer::Unknown, soon: false }
+    }
 }
 
 impl Attempts {
@@ -100,38 +165,46 @@ impl Attempts {
             }
         }
         let leased = Arc::new(leased);
+        let interrupts =
+            Interrupts { abandon, lost: CancellationToken::new(), ended: Arc::new(AtomicBool::new(false)) };
         tokio::select! {
             biased;
-            ended = self.attempt(&leased, since, unreachable) => Some(ended),
-            () = self.keep(lease, renewed) => {
-                tracing::warn!("lease is lost, attempt is dropped");
-                None
-            }
-            () = abandon.cancelled() => {
-                if let Err(error) = self.queue.hand_back(&lease).await {
-                    tracing::warn!(error = %with_causes(&error), "lease is left to run out");
-                }
-                None
-            }
+            settlement = self.attempt(&leased, since, unreachable, &interrupts) => settlement,
+            never = self.keep(lease, renewed, &interrupts) => match never {},
         }
     }
 
-    /// Renews a lease for as long as it can be; returns when it is lost.
-    async fn keep(&self, lease: Lease, mut renewed: Instant) {
+    /// Renews a lease for as long as it can be; then tells that it is lost, and waits to be dropped.
+    async fn keep(&self, lease: Lease, renewed: Instant, interrupts: &Interrupts<'_>) -> Infallible {
+        self.renew(lease, renewed, &interrupts.ended).await;
+        interrupts.lost.cancel();
+        std::future::pending().await
+    }
+
+    /// Renews a lease until it is lost: the queue says so, or it has said nothing for a lease's time. The latter does
+    /// not count once a peer was sent the end of the message, for its answer must not be missed. Waiting for that
+    /// harms nobody: no other message is ended without the queue's word that the lease is ours.
+    async fn renew(&self, lease: Lease, mut renewed: Instant, ended: &AtomicBool) {
         let duration = self.dispatch.lease;
         let mut wait = duration / 3;
         loop {
             sleep_until(renewed + wait).await;
             let asked = Instant::now();
-            let answer_by = (asked + duration / 4).min(renewed + duration);
+            let silent = renewed.elapsed() >= duration;
+            let answer_by = asked + duration / 4;
+            let answer_by = if silent { answer_by } else { answer_by.min(renewed + duration) };
             match timeout_at(answer_by, self.queue.renew(&lease, duration)).await {
                 Ok(Ok(())) => {
                     renewed = asked;
                     wait = duration / 3;
                 }
                 Ok(Err(QueueError::StaleLease | QueueError::Gone(_))) => return,
-                Ok(Err(_)) | Err(_) if renewed.elapsed() >= duration => return,
-                Ok(Err(_)) | Err(_) => wait = renewed.elapsed() + duration / 12,
+                Ok(Err(_)) | Err(_) => {
+                    if renewed.elapsed() >= duration && !ended.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    wait = renewed.elapsed() + duration / 12;
+                }
             }
         }
     }
@@ -141,16 +214,11 @@ impl Attempts {
         leased: &Arc<Leased>,
         since: Instant,
         unreachable: Option<Failure>,
-    ) -> (Settlement, Answer) {
+        interrupts: &Interrupts<'_>,
+    ) -> Option<(Settlement, Answer)> {
         let started = Instant::now();
         let entry = &leased.entry;
-        if let Some(doubt) = &entry.doubt {
-            metrics::counter!("packetboat_delivery_in_doubt_total").increment(1);
-            tracing::warn!(
-                peer = doubt.peer,
-                "the attempt before did not tell its end, this may deliver twice"
-            );
-        }
+        warn_of_doubt(entry);
         let open: Open = entry
             .recipients
             .iter()
@@ -159,153 +227,90 @@ impl Attempts {
             .map(|(place, recipient)| (place, recipient.address.clone()))
             .collect();
         let tried_in_vain = entry.attempts > 0 || entry.epoch > HOPELESS_EPOCH;
-        let (route, outcomes, answer) = if let Some(why) = &entry.doomed {
+        let tried = if let Some(why) = &entry.doomed {
             let text = format!("the postmaster returned the message: {why}");
-            ("none", all(open, RecipientOutcome::Failed(failure("5.0.0", &text))), Answer::Unknown)
+            Tried::nowhere(all(open, RecipientOutcome::Failed(failure("5.0.0", &text))))
         } else if leased.now >= entry.expires && tried_in_vain {
-            ("none", expired(leased, open), Answer::Unknown)
+            Tried::nowhere(expired(leased, open))
         } else if let Some(failure) = unreachable {
-            ("none", all(open, RecipientOutcome::Deferred(failure)), Answer::Unknown)
+            Tried::nowhere(all(open, RecipientOutcome::Deferred(failure)))
         } else {
-            let (route, outcomes) = self.transfer(leased, open).await;
-            let answer = answer(&outcomes);
-            (route, outcomes, answer)
+            self.transfer(leased, open, interrupts).await?
         };
         let now = leased.now.after(since.elapsed());
-        let mut judged = judge(entry, outcomes, &self.retry, now, rand::random());
+        let mut judged = judge(entry, tried.outcomes, &self.retry, now, rand::random());
+        if tried.soon {
+            judged.retry_soon();
+        }
+        let bounce = self.notify(leased, &mut judged, now, interrupts).await;
         remember_attempt(&mut judged.recipients);
-        let bounce = self.bouncer.bounce(leased, &judged, now).await;
-        report(route, &judged, started.elapsed());
+        report(tried.route, &judged, started.elapsed());
         let settlement =
             Settlement { lease: leased.lease, recipients: judged.recipients, next: judged.next, bounce };
-        (settlement, answer)
+        Some((settlement, tried.answer))
     }
 
-    /// Hands the message over; the name of the route is for metrics.
-    async fn transfer(&self, leased: &Arc<Leased>, open: Open) -> (&'static str, Outcomes) {
-        let places: Vec<usize> = open.iter().map(|(place, _)| *place).collect();
-        let route = match Hop::parse(&leased.entry.next_hop) {
-            Some(Hop::Local(_)) => "local",
-            Some(Hop::Mx(_)) => "mx",
-            Some(Hop::Relay(_)) => "relay",
-            None => "none",
+    /// Hands the message over. Nothing when that was broken off before anything was known: then the entry is as it
+    /// was, for whoever has it next.
+    async fn transfer(&self, leased: &Arc<Leased>, open: Open, interrupts: &Interrupts<'_>) -> Option<Tried> {
+        let Course { route, way, open, mut outcomes } = self.course(leased, open);
+        // Outside of what may be dropped.
+        let mut ledger = Ledger::new(open.len());
+        let broken = tokio::select! {
+            biased;
+            () = self.go(way, leased, &open, &interrupts.ended, &mut ledger) => None,
+            broken = interrupts.first(self.dispatch.attempt_timeout) => Some(broken),
         };
-        match timeout(self.dispatch.attempt_timeout, self.over_hop(leased, open)).await {
-            Ok(outcomes) => (route, outcomes),
-            Err(_) => {
-                let failure = deferral("4.4.2", "the attempt took too long");
-                (route, places.into_iter().map(|place| (place, failure.clone())).collect())
-            }
+        let Some(broken) = broken else {
+            outcomes.extend(zip(open, ledger.finish()));
+            let answer = answer(&outcomes);
+            return Some(Tried { route, outcomes, answer, soon: false });
+        };
+        let late = broken == Broken::Late;
+        if !late && !ledger.is_begun() {
+            self.let_go(leased.lease, broken).await;
+            return None;
+        }
+        tracing::warn!(why = ?broken, "attempt is broken off, what is known of its recipients is kept");
+        let soon = !late && !ledger.has_to_wait();
+        outcomes.extend(zip(open, ledger.break_off(&broken.failure())));
+        let answer = if late { answer(&outcomes) } else { Answer::Unknown };
+        Some(Tried { route, outcomes, answer, soon })
+    }
+
+    /// Gives up an entry of which nothing is known that was not before.
+    async fn let_go(&self, lease: Lease, broken: Broken) {
+        if broken == Broken::LeaseLost {
+            tracing::warn!("lease is lost, attempt is dropped");
+        } else if let Err(error) = self.queue.hand_back(&lease).await {
+            tracing::warn!(error = %with_causes(&error), "lease is left to run out");
         }
     }
 
-    async fn over_hop(&self, leased: &Arc<Leased>, open: Open) -> Outcomes {
-        match Hop::parse(&leased.entry.next_hop) {
-            Some(Hop::Local(domain)) => match self.domains.current().hosted(domain).cloned() {
-                Some(domain) => self.locally(leased, open, &domain).await,
-                None => all(open, deferral("4.3.5", "the domain is no longer hosted here")),
-            },
-            Some(Hop::Mx(domain)) => {
-                let transfer = self.leaving(leased, &open);
-                zip(open, self.outbound.to_domain(domain, &transfer).await)
-            }
-            Some(Hop::Relay(address)) => {
-                let transfer = self.leaving(leased, &open);
-                zip(open, self.outbound.to_host(address, Protocol::Smtp, &transfer).await)
-            }
-            None => all(open, deferral("4.3.5", "the next hop of the queue entry is not known")),
-        }
-    }
-
-    /// Delivers by the route of a hosted domain, to those who still exist.
-    async fn locally(&self, leased: &Arc<Leased>, open: Open, domain: &HostedDomain) -> Outcomes {
-        let index = self.domains.current();
-        let (open, unknown): (Open, Open) = open
-            .into_iter()
-            .partition(|(_, address)| !matches!(index.recipient(address), RecipientStanding::Unknown));
-        let mut outcomes =
-            all(unknown, RecipientOutcome::Failed(failure("5.1.1", "there is no such mailbox")));
-        if open.is_empty() {
-            return outcomes;
-        }
-        outcomes.extend(match domain.inbound().and_then(|inbound| inbound.route.as_ref()) {
-            Some(Route::Maildir(maildir)) => self.file_in_maildirs(leased, open, domain, &maildir.path).await,
-            Some(Route::Lmtp(server)) => {
-                let transfer = self.new_transfer(leased, &open);
-                zip(open, self.outbound.to_host(&server.address, Protocol::Lmtp, &transfer).await)
-            }
-            Some(Route::Smtp(server)) => {
-                let transfer = self.new_transfer(leased, &open);
-                zip(open, self.outbound.to_host(&server.address, Protocol::Smtp, &transfer).await)
-            }
-            None => all(open, deferral("4.3.5", "the domain has no route")),
-        });
-        outcomes
-    }
-
-    async fn file_in_maildirs(
+    /// The notification to the sender. At the end of a shutdown there may be no time for one; then those who failed are
+    /// left open, for those who were served would be served again if nothing was written down.
+    async fn notify(
         &self,
-        leased: &Arc<Leased>,
-        open: Open,
-        domain: &HostedDomain,
-        path: &str,
-    ) -> Outcomes {
-        let root = self.base_folder.join(path);
-        let junk = leased.message.quarantine.then(|| domain.quarantine_folder());
-        let folders =
-            open.iter().map(|(place, address)| (*place, mailbox_folder(&root, address, junk))).collect();
-        let content = ContentReader::new(Arc::clone(&self.queue), leased);
-        let span = tracing::info_span!("maildir", mail.recipients = open.len());
-        zip(open, Filing::new(leased, &self.hostname, folders).run(leased, content).instrument(span).await)
-    }
-
-    /// A transfer by the source pool of whose mail it is.
-    fn leaving(&self, leased: &Arc<Leased>, open: &Open) -> Transfer {
-        let Entry { tenant, next_hop, .. } = &leased.entry;
-        let pool = pool_of(&self.domains.current(), tenant, next_hop);
-        Transfer { pool, ..self.new_transfer(leased, open) }
-    }
-
-    fn new_transfer(&self, leased: &Arc<Leased>, open: &Open) -> Transfer {
-        let envelope = &leased.message.envelope;
-        let (queue, held) = (Arc::clone(&self.queue), Arc::clone(leased));
-        let (account, lease) = (Arc::clone(&self.queue), leased.lease);
-        Transfer {
-            id: leased.message.id,
-            pool: None,
-            reverse_path: envelope.reverse_path.clone(),
-            recipients: open.iter().map(|(_, address)| address.clone()).collect(),
-            smtputf8: envelope.smtputf8,
-            eight_bit: envelope.eight_bit,
-            size: leased.message.size,
-            before_end: Box::new(move |peer| {
-                let queue = Arc::clone(&account);
-                Box::pin(async move { queue.doubt(&lease, &peer).await })
-            }),
-            content: Box::new(move || ContentReader::new(Arc::clone(&queue), &held)),
+        leased: &Leased,
+        judged: &mut Judgement,
+        now: Timestamp,
+        interrupts: &Interrupts<'_>,
+    ) -> Option<queue::NewMessage> {
+        tokio::select! {
+            biased;
+            bounce = self.bouncer.bounce(leased, judged, now) => return bounce,
+            () = interrupts.last_moment() => {}
         }
+        tracing::warn!("there is no time left to notify the sender, another attempt has to");
+        judged.leave_failed(&leased.entry);
+        None
     }
+}
 
-    /// Writes the outcome down, again and again while the store cannot be used: until then the
-    /// recipients that were reached would be reached again.
-    pub(crate) async fn settle(&self, settlement: Settlement) {
-        let given_up = Instant::now() + self.dispatch.lease;
-        let mut wait = SETTLE_WAIT;
-        loop {
-            match self.queue.settle(settlement.clone()).await {
-                Ok(()) => return,
-                Err(error @ QueueError::Unavailable { .. }) if Instant::now() + wait < given_up => {
-                    tracing::warn!(error = %with_causes(&error), "outcome cannot be written down yet");
-                    sleep(wait).await;
-                    wait = (wait * 2).min(MAX_SETTLE_WAIT);
-                }
-                Err(error) => {
-                    metrics::counter!("packetboat_delivery_settlements_lost_total").increment(1);
-                    tracing::error!(error = %with_causes(&error), "outcome is lost, recipients may get a second copy");
-                    return;
-                }
-            }
-        }
+fn warn_of_doubt(entry: &Entry) {
+    if let Some(doubt) = &entry.doubt {
+        metrics::counter!("packetboat_delivery_in_doubt_total").increment(1);
+        tracing::warn!(peer = doubt.peer, "the attempt before did not tell its end, this may deliver twice");
     }
 }
 
@@ -376,8 +381,4 @@ fn zip(open: Open, outcomes: Vec<RecipientOutcome>) -> Outcomes {
 
 fn failure(status: &str, text: &str) -> Failure {
     Failure { status: status.to_owned(), reply: None, remote_mta: None, text: text.to_owned() }
-}
-
-fn deferral(status: &str, text: &str) -> RecipientOutcome {
-    RecipientOutcome::Deferred(failure(status, text))
 }

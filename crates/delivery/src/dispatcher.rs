@@ -24,8 +24,10 @@ use crate::slots::{Admission, InHand, PoolLimit, Slots};
 
 /// The first wait while the queue store cannot be used; it doubles.
 const FIRST_OUTAGE_WAIT: Duration = Duration::from_millis(100);
-/// How long the attempts that did not end in time have to hand their leases back.
+/// How long the attempts that did not end in time have to write down what they know, or to hand their leases back.
 const HAND_BACK_WAIT: Duration = Duration::from_secs(5);
+/// How long settlements that are given up then have to say so.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Leases handed back at once.
 const HAND_BACKS: usize = 32;
 /// The queue is told the policy anew after so long, whether it has changed or not.
@@ -44,6 +46,8 @@ pub(crate) struct Dispatcher {
     tasks: TaskTracker,
     /// Cancelled when attempts in flight are to be given up.
     abandon: CancellationToken,
+    /// Cancelled when what is not written down by then is lost.
+    over: CancellationToken,
 }
 
 impl Dispatcher {
@@ -72,6 +76,7 @@ impl Dispatcher {
             auditor,
             tasks: TaskTracker::new(),
             abandon: CancellationToken::new(),
+            over: CancellationToken::new(),
         }
     }
 
@@ -200,7 +205,7 @@ impl Dispatcher {
         let ended = contained(self.attempts.run(in_hand, &self.abandon)).await.unwrap_or_default();
         self.start_all(self.slots.release_next_hop(&next_hop, pool, ended.answer));
         if let Some((settlement, span)) = ended.settlement {
-            contained(self.attempts.settle(settlement).instrument(span)).await;
+            contained(self.attempts.settle(settlement, &self.over).instrument(span)).await;
         }
         self.start_all(self.slots.finish(&next_hop, pool));
     }
@@ -289,10 +294,12 @@ impl Dispatcher {
         if timeout(self.config.drain, self.tasks.wait()).await.is_ok() {
             return;
         }
-        tracing::warn!(attempts = self.tasks.len(), "attempts in flight are given up and handed back");
+        tracing::warn!(attempts = self.tasks.len(), "attempts in flight are broken off");
         self.abandon.cancel();
         if timeout(HAND_BACK_WAIT, self.tasks.wait()).await.is_err() {
             tracing::warn!(attempts = self.tasks.len(), "some leases are left to run out");
+            self.over.cancel();
+            let _ = timeout(LAST_WORD, self.tasks.wait()).await;
         }
     }
 

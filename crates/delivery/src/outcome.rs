@@ -12,6 +12,10 @@ use crate::transfer::RecipientOutcome;
 /// The wait doubles at most so often: a first wait of a second has become a century by then.
 const MAX_DOUBLINGS: u32 = 31;
 
+/// The wait after an attempt that was broken off. Not none: a peer that has put somebody off a moment ago is not to be
+/// asked again within the same breath.
+const SOON: Duration = Duration::from_secs(5);
+
 /// Delivery time expired (RFC 3463 §3.5).
 const GIVEN_UP: &str = "4.4.7";
 
@@ -73,6 +77,32 @@ pub(crate) fn judge(
         Next::Done(closing(&recipients))
     };
     Judgement { recipients, next, failed, delivered, deferred }
+}
+
+impl Judgement {
+    /// What was broken off for no fault of a peer goes on soon, by another worker.
+    pub(crate) fn retry_soon(&mut self) {
+        if let Next::Retry { after, .. } = &mut self.next {
+            *after = (*after).min(SOON);
+        }
+    }
+
+    /// Leaves those who failed as they were, so that a later attempt fails them and tells the sender.
+    pub(crate) fn leave_failed(&mut self, entry: &Entry) {
+        if self.failed.is_empty() {
+            return;
+        }
+        for place in self.failed.drain(..) {
+            if let (Some(judged), Some(before)) =
+                (self.recipients.get_mut(place), entry.recipients.get(place))
+            {
+                *judged = before.clone();
+            }
+        }
+        if matches!(self.next, Next::Done(_)) {
+            self.next = Next::Retry { after: SOON, error: "the sender could not be notified yet".to_owned() };
+        }
+    }
 }
 
 /// How an entry ends whose recipients are all final. A refusal weighs more than a lack of time.
@@ -183,6 +213,30 @@ mod tests {
     fn an_entry_without_open_recipients_is_done() {
         let judged = judge(&entry(1), vec![(0, delivered())], &RetryConfig::default(), Timestamp(0), 0.5);
         assert_eq!(judged.next, Next::Done(Closing::Delivered));
+    }
+
+    #[test]
+    fn what_was_broken_off_goes_on_soon_and_not_later_than_it_would_have() {
+        let deferred = || vec![(0, RecipientOutcome::Deferred(failure("4.3.2")))];
+        let mut judged = judge(&entry(1), deferred(), &RetryConfig::default(), Timestamp(0), 0.5);
+        judged.retry_soon();
+        assert!(matches!(judged.next, Next::Retry { after, .. } if after == SOON));
+        let quick = RetryConfig { initial: Duration::from_secs(1), ..RetryConfig::default() };
+        let mut judged = judge(&entry(1), deferred(), &quick, Timestamp(0), 0.5);
+        judged.retry_soon();
+        assert!(matches!(judged.next, Next::Retry { after, .. } if after == Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn those_who_failed_can_be_left_for_a_later_attempt() {
+        let outcomes = vec![(0, delivered()), (1, RecipientOutcome::Failed(failure("5.1.1")))];
+        let mut judged = judge(&entry(2), outcomes, &RetryConfig::default(), Timestamp(0), 0.5);
+        assert_eq!(judged.next, Next::Done(Closing::Bounced));
+        judged.leave_failed(&entry(2));
+        let standings: Vec<_> = judged.recipients.iter().map(|recipient| &recipient.standing).collect();
+        assert_eq!(standings, [&Standing::Delivered, &Standing::Pending]);
+        assert!(matches!(judged.next, Next::Retry { after, .. } if after == SOON));
+        assert!(judged.failed.is_empty(), "nobody is told of them");
     }
 
     #[test]

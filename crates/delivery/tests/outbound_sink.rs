@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use delivery::outbound::Protocol;
-use support::{config, outbound, summary, transfer_of};
+use support::{Offers, config, outbound, summary, transfer_of};
 use testkit::child::Child;
 use testkit::{net, wait};
 use tokio::process::Command;

@@ -1,6 +1,6 @@
 //! SMTP and LMTP out: a message to the mail exchangers of a domain, or to a configured next hop.
 //!
-//! The path: [`Outbound::to_domain`] asks `dns` for the plan → for each host in order, an idle
+//! The path: [`Outbound::offer_to_domain`] asks `dns` for the plan → for each host in order, an idle
 //! connection of its own (`pool.rs`), or its addresses in order (`connect.rs`, `client.rs`) → the
 //! recipients that are still open are offered (`transaction.rs`) → what each host said is kept in
 //! the ledger (`ledger.rs`), which gives the outcomes.
@@ -35,12 +35,13 @@ use tls::ClientTls;
 use tracing::{Instrument, info_span};
 
 pub use config::{OutboundConfig, PoolConfig, Timeouts};
+pub use ledger::Ledger;
 pub use peer::Protocol;
 pub use probe::Probe;
 pub use source::{SourcePool, is_pool_name};
 
-use crate::transfer::{RecipientOutcome, Transfer};
-use ledger::{Ledger, Obstacle};
+use crate::transfer::Transfer;
+use ledger::Obstacle;
 use peer::{Host, Peer};
 use pool::Pool;
 use source::{Source, Sources};
@@ -87,40 +88,35 @@ impl Outbound {
     }
 
     /// Offers a message to the mail exchangers of a domain, or to the host of an address literal
-    /// (`[192.0.2.1]`). The outcomes come in the order of the recipients.
-    pub async fn to_domain(&self, domain: &str, transfer: &Transfer) -> Vec<RecipientOutcome> {
-        let mut ledger = Ledger::new(transfer.recipients.len());
+    /// (`[192.0.2.1]`). What comes of it is in the ledger, which is of the transfer's recipients in their order; also
+    /// when this is dropped before its end.
+    pub async fn offer_to_domain(&self, domain: &str, transfer: &Transfer, ledger: &mut Ledger) {
         let source = match self.source(transfer) {
             Ok(source) => source,
-            Err(obstacle) => {
-                ledger.obstruct_all(&obstacle);
-                return ledger.finish();
-            }
+            Err(obstacle) => return ledger.obstruct_all(&obstacle),
         };
         match self.exchangers(domain, source).await {
-            Ok((hosts, lookup)) => self.offer(&hosts, lookup, transfer, &mut ledger).await,
+            Ok((hosts, lookup)) => self.offer(&hosts, lookup, transfer, ledger).await,
             Err(error) => ledger.obstruct_all(&no_exchanger(&error)),
         }
-        ledger.finish()
     }
 
-    /// Offers a message to one next hop, `host:port`. The outcomes come in the order of the recipients.
-    pub async fn to_host(
+    /// Offers a message to one next hop, `host:port`. The ledger is as for [`Outbound::offer_to_domain`].
+    pub async fn offer_to_host(
         &self,
         address: &str,
         protocol: Protocol,
         transfer: &Transfer,
-    ) -> Vec<RecipientOutcome> {
-        let mut ledger = Ledger::new(transfer.recipients.len());
+        ledger: &mut Ledger,
+    ) {
         match (Host::parse(address, protocol), self.source(transfer)) {
             (Some(host), Ok(source)) => {
                 let host = Host { source, ..host };
-                self.offer(&[host], Lookup::Configured, transfer, &mut ledger).await;
+                self.offer(&[host], Lookup::Configured, transfer, ledger).await;
             }
             (None, _) => ledger.obstruct_all(&not_an_address(address)),
             (_, Err(obstacle)) => ledger.obstruct_all(&obstacle),
         }
-        ledger.finish()
     }
 
     /// The source pools, as the settings have them.

@@ -24,6 +24,8 @@ use crate::transfer::{RecipientOutcome, Transfer};
 
 /// Content is sent when so many octets have gathered.
 const BATCH: usize = 256 * 1024;
+/// What is told of a host that did not answer the end of the message.
+const MAY_HAVE_IT: &str = "; it may have taken the message all the same";
 
 /// What a connection is good for after a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -354,6 +356,11 @@ impl Transaction<'_> {
         if let Err(error) = (self.transfer.before_end)(self.connection.peer.to_string()).await {
             return Err(self.not_ours(&error));
         }
+        // Whoever breaks the attempt off from here on has to know.
+        let text =
+            format!("the attempt ended before {} answered {CONTENT}{MAY_HAVE_IT}", self.connection.peer);
+        let failure = self.connection.peer.obstacle("4.4.2", text).failure;
+        self.accepted.iter().for_each(|number| self.ledger.doubt(*number, &failure));
         self.send_pieces(&mut pieces).await
     }
 
@@ -451,7 +458,7 @@ impl Transaction<'_> {
             "no answer to the end of the message, it may be delivered twice");
         metrics::counter!("packetboat_outbound_ambiguous_total").increment(group.len() as u64);
         let mut failure = peer.lost(CONTENT, loss).failure;
-        failure.text.push_str("; it may have taken the message all the same");
+        failure.text.push_str(MAY_HAVE_IT);
         for &number in group {
             self.ledger.settle(number, RecipientOutcome::Deferred(failure.clone()));
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use delivery::content::ContentReader;
-use delivery::outbound::{Outbound, OutboundConfig, PoolConfig, Timeouts};
+use delivery::outbound::{Ledger, Outbound, OutboundConfig, PoolConfig, Protocol, Timeouts};
 use delivery::transfer::{RecipientOutcome, Transfer};
 use dns::{DnsConfig, Resolver};
 use message::{Content, Envelope, Failure, Origin, QueueId, Recipient};
@@ -166,6 +166,26 @@ pub fn outbound(config: OutboundConfig, name_server: Option<SocketAddr>) -> Outb
     let dns = DnsConfig { servers, deadline: Duration::from_secs(2), ..DnsConfig::default() };
     let tls = ClientTls::opportunistic(&ClientTlsConfig::default()).expect("client TLS");
     Outbound::new(config, Resolver::new(dns).expect("resolver"), tls)
+}
+
+/// Offers that are not broken off, each with a ledger of its own. The outcomes come in the order of the recipients.
+pub trait Offers {
+    async fn to_domain(&self, domain: &str, transfer: &Transfer) -> Vec<RecipientOutcome>;
+    async fn to_host(&self, address: &str, protocol: Protocol, transfer: &Transfer) -> Vec<RecipientOutcome>;
+}
+
+impl Offers for Outbound {
+    async fn to_domain(&self, domain: &str, transfer: &Transfer) -> Vec<RecipientOutcome> {
+        let mut ledger = Ledger::new(transfer.recipients.len());
+        self.offer_to_domain(domain, transfer, &mut ledger).await;
+        ledger.finish()
+    }
+
+    async fn to_host(&self, address: &str, protocol: Protocol, transfer: &Transfer) -> Vec<RecipientOutcome> {
+        let mut ledger = Ledger::new(transfer.recipients.len());
+        self.offer_to_host(address, protocol, transfer, &mut ledger).await;
+        ledger.finish()
+    }
 }
 
 pub const MESSAGE: &str = "Subject: test\r\n\r\nHello.\r\n.dot\r\n";

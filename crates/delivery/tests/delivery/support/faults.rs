@@ -1,7 +1,7 @@
 //! A queue whose store fails when a test says so.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,6 +19,14 @@ pub(crate) struct Faulty {
     pub(crate) failing_accepts: AtomicUsize,
     /// So many leases find it unavailable.
     pub(crate) failing_leases: AtomicUsize,
+    /// Leases given from now on outlast what the worker asks for: the queue's time stands still while the store is away.
+    pub(crate) time_stands_still: AtomicBool,
+    /// So many renewals find it unavailable.
+    pub(crate) failing_renewals: AtomicUsize,
+    /// So many settlements find it unavailable.
+    pub(crate) failing_settlements: AtomicUsize,
+    /// So many settlements are written, and the answer is lost.
+    pub(crate) unanswered_settlements: AtomicUsize,
     /// So many settlements are lost, as if the worker had died.
     pub(crate) lost_settlements: AtomicUsize,
     /// So many reads of a staged part panic.
@@ -33,6 +41,10 @@ impl Faulty {
             inner,
             failing_accepts: AtomicUsize::default(),
             failing_leases: AtomicUsize::default(),
+            time_stands_still: AtomicBool::default(),
+            failing_renewals: AtomicUsize::default(),
+            failing_settlements: AtomicUsize::default(),
+            unanswered_settlements: AtomicUsize::default(),
             lost_settlements: AtomicUsize::default(),
             panicking_parts: AtomicUsize::default(),
             settlements: AtomicUsize::default(),
@@ -55,6 +67,8 @@ impl Queue for Faulty {
 
     async fn accept(&self, message: NewMessage, lease: Option<LeaseRequest>) -> Result<Accepted, QueueError> {
         fails(&self.failing_accepts)?;
+        let lasting = |lease| LeaseRequest { duration: Duration::from_secs(3600), ..lease };
+        let lease = if self.time_stands_still.load(SeqCst) { lease.map(lasting) } else { lease };
         self.inner.accept(message, lease).await
     }
 
@@ -64,6 +78,7 @@ impl Queue for Faulty {
     }
 
     async fn renew(&self, lease: &Lease, duration: Duration) -> Result<(), QueueError> {
+        fails(&self.failing_renewals)?;
         self.inner.renew(lease, duration).await
     }
 
@@ -76,12 +91,13 @@ impl Queue for Faulty {
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<(), QueueError> {
+        fails(&self.failing_settlements)?;
         if fails(&self.lost_settlements).is_err() {
             return Err(QueueError::StaleLease);
         }
         self.inner.settle(settlement).await?;
         self.settlements.fetch_add(1, SeqCst);
-        Ok(())
+        fails(&self.unanswered_settlements)
     }
 
     async fn inline_content(&self, id: QueueId) -> Result<Bytes, QueueError> {

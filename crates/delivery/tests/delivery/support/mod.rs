@@ -1,5 +1,6 @@
 //! A delivery service with a queue, domains and peers of its own.
 
+mod counts;
 mod faults;
 mod signer;
 
@@ -24,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use counts::Counts;
 pub(crate) use faults::Faulty;
 pub(crate) use signer::Signer;
 
@@ -49,6 +51,8 @@ pub(crate) struct Site {
     _dns: DnsServer,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
+    /// Builds the service, over the same queue.
+    build: Box<dyn Fn() -> Result<Arc<DeliveryService>>>,
 }
 
 /// A message on its way into a site; a test may change what is wrong with it.
@@ -86,6 +90,15 @@ impl Plan {
         self
     }
 
+    /// Makes two peers at one port the mail exchangers of a domain, in this order.
+    pub(crate) fn exchangers(self, domain: &str, peers: [std::net::SocketAddr; 2]) -> Self {
+        let [first, second] = peers;
+        let mut plan = self.exchanger(domain, first);
+        let ip = second.ip();
+        plan.zone.push_str(&format!("{domain}. 60 IN MX 20 mx2.{domain}.\nmx2.{domain}. 60 IN A {ip}\n"));
+        plan
+    }
+
     /// Hosts a domain behind an SMTP or LMTP server.
     pub(crate) fn behind(mut self, domain: &str, protocol: &str, server: std::net::SocketAddr) -> Self {
         self.domains.push(format!(
@@ -113,19 +126,23 @@ impl Plan {
         let resolver =
             dns::Resolver::new(dns::DnsConfig { servers: vec![dns.address()], ..Default::default() })?;
         let tls = tls::ClientTls::opportunistic(&Default::default())?;
-        let deps = Deps {
-            queue: queue.clone(),
-            domains: load(folder.path(), &self.domains, &shutdown).await?,
-            outbound: Outbound::new(self.outbound, resolver, tls),
-            verifier: Arc::new(self.signer),
+        let domains = load(folder.path(), &self.domains, &shutdown).await?;
+        let outbound = Outbound::new(self.outbound, resolver, tls);
+        let (verifier, kept) = (Arc::new(self.signer), queue.clone());
+        let build = move || {
+            let (queue, verifier) = (kept.clone(), verifier.clone());
+            let deps = Deps { queue, domains: domains.clone(), outbound: outbound.clone(), verifier };
+            Ok(delivery::build(config.clone(), deps)?)
         };
-        let service = delivery::build(config, deps)?;
-        let running = tokio::spawn({
-            let (service, shutdown) = (service.clone(), shutdown.clone());
-            async move { service.run(shutdown).await }
-        });
-        Ok(Site { service, queue, folder, _dns: dns, shutdown, running })
+        let service = build()?;
+        let running = run(&service, &shutdown);
+        Ok(Site { service, queue, folder, _dns: dns, shutdown, running, build: Box::new(build) })
     }
+}
+
+fn run(service: &Arc<DeliveryService>, shutdown: &CancellationToken) -> JoinHandle<()> {
+    let (service, shutdown) = (service.clone(), shutdown.clone());
+    tokio::spawn(async move { service.run(shutdown).await })
 }
 
 async fn load(folder: &Path, specs: &[String], shutdown: &CancellationToken) -> Result<domains::Domains> {
@@ -197,6 +214,23 @@ impl Site {
         self.shutdown.cancel();
         tokio::time::timeout(SOON, &mut self.running).await.context("the service does not end")??;
         Ok(())
+    }
+}
+
+impl Site {
+    /// Starts a service over the queue that the one before has left. Domains are no longer followed.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        self.shutdown = CancellationToken::new();
+        self.service = (self.build)()?;
+        self.running = run(&self.service, &self.shutdown);
+        Ok(())
+    }
+
+    /// The only entry there is.
+    pub(crate) async fn entry(&self) -> Result<Entry> {
+        let mut entries = self.entries().await?;
+        ensure!(entries.len() == 1, "{entries:?}");
+        entries.pop().context("no entry")
     }
 }
 
