@@ -19,6 +19,7 @@
 --   TAG:seen:TIME    set   the random part of ids that begin with TIME (8 characters: a second) and were
 --                          accepted; expires two hours after the last
 --   TAG:clock              how far the server's clock had come, and how far the queue's is ahead of it
+--   TAG:full               never there; to write it shows whether the server is full
 --   TAG:policy       hash  t:TENANT, h:HOP or p:POOL -> weight, tokens a millisecond, tokens at most;
 --                          by:TENANT -> its source pool; leaves:KIND -> next hops of this kind have one
 --   TAG:suspended    hash  t:TENANT, h:HOP or p:POOL -> who, when and why, as JSON
