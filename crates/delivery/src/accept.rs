@@ -24,7 +24,7 @@ use crate::error::AcceptError;
 /// frames on their way.
 pub(crate) const MEMORY_OF_ONE: usize = INLINE_LIMIT + PART_SIZE + FRAMES_IN_FLIGHT * CHUNK_SIZE;
 
-/// What a message of unknown length is assumed to need.
+/// What a message holds before more of it has come, whatever length was declared: words cost a client nothing.
 const FIRST_MEMORY: usize = CHUNK_SIZE;
 
 /// A message that is whole, agrees with its checksum, and has only its head left to store.
@@ -51,6 +51,8 @@ struct Streamed<'a> {
     parts: u32,
     size: u64,
     sha256: Sha256,
+    /// Whether an octet beyond ASCII has come.
+    eight_bit: bool,
 }
 
 impl<'a> Intake<'a> {
@@ -65,7 +67,7 @@ impl<'a> Intake<'a> {
         tracing::Span::current().record("mail.queue_id", id.as_str());
         let expected = match usize::try_from(begin.declared_size).unwrap_or(usize::MAX) {
             0 => FIRST_MEMORY,
-            declared => declared.min(MEMORY_OF_ONE),
+            declared => declared.min(FIRST_MEMORY),
         };
         let mut streamed = Streamed {
             id,
@@ -75,6 +77,7 @@ impl<'a> Intake<'a> {
             parts: 0,
             size: 0,
             sha256: Sha256::new(),
+            eight_bit: false,
         };
         let commit = loop {
             match self.next(&mut frames).await? {
@@ -141,6 +144,7 @@ impl<'a> Intake<'a> {
             streamed.memory.merge(self.permits(MEMORY_OF_ONE - held).await?);
         }
         streamed.sha256.update(&octets);
+        streamed.eight_bit |= !octets.is_ascii();
         let room = INLINE_LIMIT - (streamed.head.len() as usize).min(INLINE_LIMIT);
         streamed.head.push(octets.split_to(room.min(octets.len())));
         while !octets.is_empty() {
@@ -166,7 +170,7 @@ impl<'a> Intake<'a> {
     async fn complete(
         &self,
         mut streamed: Streamed<'a>,
-        envelope: Envelope,
+        mut envelope: Envelope,
         commit: &Commit,
     ) -> Result<Received<'a>, AcceptError> {
         if commit.size != streamed.size {
@@ -189,6 +193,10 @@ impl<'a> Intake<'a> {
             return Err(AcceptError::contract("what is to be put in front does not end its line"));
         }
         head.prepend(commit.prepend.clone());
+        // What the message is counts, not what its client said of it (RFC 6152 §3, RFC 6531 §3.6): peers are asked for no
+        // more than it needs, and for no less. Addresses are looked at by themselves.
+        envelope.eight_bit = streamed.eight_bit || !commit.prepend.is_ascii();
+        envelope.smtputf8 &= envelope.eight_bit;
         if !streamed.part.is_empty() {
             self.stage(&mut streamed).await?;
         }

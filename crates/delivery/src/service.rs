@@ -84,6 +84,10 @@ pub fn build(config: Config, deps: Deps) -> Result<Arc<DeliveryService>, Deliver
         outbound: outbound.clone(),
         bouncer,
     };
+    // That there were none is to be seen, too.
+    metrics::counter!("packetboat_accept_refused_total").increment(0);
+    metrics::counter!("packetboat_delivery_attempt_panics_total").increment(0);
+    metrics::counter!("packetboat_delivery_settlements_lost_total").increment(0);
     let worker = config.worker().to_owned();
     // An entry that shared a failure has its next try after the rest, not within it.
     let rest = config.retry.initial / 2;

@@ -8,6 +8,7 @@ mod bounce_is_readable_by_others;
 mod bounce_without_a_signer;
 mod broken_off_attempt_keeps_what_it_knows;
 mod commit_that_disagrees_is_refused;
+mod content_decides_about_eight_bits;
 mod crash_makes_no_second_copy;
 mod dead_next_hop_is_left_alone;
 mod drain_hands_back;

@@ -38,6 +38,8 @@ pub enum Verb {
 pub struct Received {
     /// The reverse-path, without angle brackets.
     pub from: String,
+    /// The parameters of MAIL.
+    pub parameters: String,
     /// The recipients that were accepted.
     pub to: Vec<String>,
     /// The message as sent, without dot-stuffing.
@@ -228,6 +230,7 @@ struct Session {
 #[derive(Default)]
 struct Envelope {
     from: String,
+    parameters: String,
     to: Vec<String>,
 }
 
@@ -256,7 +259,8 @@ impl Session {
                 "MAIL" => {
                     self.shared.script().transactions += 1;
                     if self.answer(Verb::Mail, "250 2.1.0 Ok").await? {
-                        envelope = Envelope { from: path(&text), to: Vec::new() };
+                        let parameters = text.split_once("> ").map_or("", |(_, rest)| rest).to_owned();
+                        envelope = Envelope { from: path(&text), parameters, to: Vec::new() };
                     }
                 }
                 "RCPT" => self.rcpt(path(&text), &mut envelope).await?,
@@ -308,7 +312,7 @@ impl Session {
             }
         }
         let message = String::from_utf8_lossy(&octets).into_owned();
-        let Envelope { from, to } = envelope;
+        let Envelope { from, parameters, to } = envelope;
         let lines: Vec<String> = {
             let script = self.shared.script();
             let usual = script.replies.get(&Verb::Dot).map_or("250 2.0.0 Ok: kept", String::as_str);
@@ -332,7 +336,15 @@ impl Session {
             let mut script = self.shared.script();
             if !kept.is_empty() {
                 let (peer, hello) = (self.peer, self.hello.clone());
-                script.received.push(Received { from, to: kept, message, tls: self.tls, peer, hello });
+                script.received.push(Received {
+                    from,
+                    parameters,
+                    to: kept,
+                    message,
+                    tls: self.tls,
+                    peer,
+                    hello,
+                });
             }
             let drop_now = script.drops_after_dot > 0;
             script.drops_after_dot = script.drops_after_dot.saturating_sub(1);

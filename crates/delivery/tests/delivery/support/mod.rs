@@ -63,6 +63,8 @@ pub(crate) struct Mail {
     pub(crate) to: Vec<String>,
     pub(crate) content: Bytes,
     pub(crate) commit: Commit,
+    /// The client has declared `BODY=8BITMIME SMTPUTF8`.
+    pub(crate) declared_eight_bit: bool,
 }
 
 impl Default for Plan {
@@ -255,7 +257,14 @@ impl Mail {
             disposition: Disposition::Deliver.into(),
         };
         let to = to.iter().map(|recipient| (*recipient).to_owned()).collect();
-        Self { id: QueueId::generate(), from: from.to_owned(), to, content, commit }
+        Self {
+            id: QueueId::generate(),
+            from: from.to_owned(),
+            to,
+            content,
+            commit,
+            declared_eight_bit: false,
+        }
     }
 
     pub(crate) fn begin(&self) -> Frame {
@@ -264,8 +273,8 @@ impl Mail {
             envelope: Some(Envelope {
                 reverse_path: self.from.clone(),
                 forward_paths: self.to.clone(),
-                smtputf8: false,
-                eight_bit: false,
+                smtputf8: self.declared_eight_bit,
+                eight_bit: self.declared_eight_bit,
                 user: String::new(),
                 origin: proto::Origin::Mx.into(),
             }),
