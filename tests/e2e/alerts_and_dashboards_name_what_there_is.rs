@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
-use packetboat_tests::chart::{chart, root};
+use packetboat_tests::chart::{chart, root, run};
 use serde_json::Value;
+use testkit::kubernetes::program;
 
 /// Labels that Prometheus gives by itself.
 const GIVEN: [&str; 3] = ["namespace", "pod", "le"];
@@ -87,6 +88,21 @@ fn alerts() -> Result<()> {
         ensure!(
             ["critical", "warning", "info"].iter().any(|severity| rule["labels"]["severity"] == *severity)
         );
+    }
+    Ok(())
+}
+
+/// On series as the processes tell them each alert fires when it should, and only then.
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_fire_when_they_should() -> Result<()> {
+    let promtool = program("promtool").await?;
+    let (rules, tests) = (chart().join("files/alerts.yaml"), chart().join("tests/alerts.promtool.yaml"));
+    run(&promtool, &["check", "rules", &rules.to_string_lossy()]).await?;
+    let told = run(&promtool, &["test", "rules", &tests.to_string_lossy()]).await?;
+    ensure!(told.contains("SUCCESS"), "{told}");
+    let (tests, rules) = (std::fs::read_to_string(tests)?, std::fs::read_to_string(rules)?);
+    for name in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        ensure!(tests.contains(&format!("alertname=\"{name}\"")), "no test lets {name} fire");
     }
     Ok(())
 }
