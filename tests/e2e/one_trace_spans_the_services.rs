@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use packetboat_tests::cluster::Row;
 use packetboat_tests::world::{ARRIVAL, FRIEND, HOSTED, World, at, queue_id};
 use testkit::otlp::{Collector, Span};
+use testkit::process::Role;
 use testkit::redis::RedisServer;
 use testkit::smtp::{Client, Sink, Verb};
 use testkit::wait;
@@ -20,8 +21,13 @@ async fn a_message_is_one_trace() -> Result<()> {
     world.host("recipients: {addresses: [alice]}", &route)?;
     let redis = RedisServer::start().await?;
     let collector = Collector::start().await?;
-    let otlp = format!("telemetry: {{otlp: \"{}\"}}\n", collector.url());
-    let row = Row::start(&world, &redis, "a", &|settings| settings.extra.push_str(&otlp)).await?;
+    // The edge decides what is traced, for later attempts, too.
+    let adjust = |settings: &mut testkit::process::Settings| {
+        let ratio = if settings.role == Role::Edge { 1.0 } else { 0.0 };
+        let telemetry = format!("telemetry: {{otlp: \"{}\", sample_ratio: {ratio}}}\n", collector.url());
+        settings.extra.push_str(&telemetry);
+    };
+    let row = Row::start(&world, &redis, "a", &adjust).await?;
 
     let message = world.friendly_message("traced-1").await?;
     let reply =
