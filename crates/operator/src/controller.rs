@@ -417,7 +417,9 @@ async fn apply(domain: &MailDomain, context: &Context, api: &Api<MailDomain>) ->
     context.failures.forget(&uid);
     let findings = &outcome.findings;
     context.tell_drift(domain, &findings.records).await;
-    context.tally.note(&uid, &findings.keys, &findings.records);
+    let has_keys_made =
+        !findings.conflict && domain.spec.dkim.as_ref().is_some_and(crate::status::has_keys_made);
+    context.tally.note(&uid, has_keys_made, &findings.keys, &findings.records);
     context.tally.tell();
     let wait = if findings.is_in_trouble() {
         outcome.again.max(context.troubles.wait(&uid, LONGEST_TROUBLE))

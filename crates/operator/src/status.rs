@@ -97,6 +97,11 @@ pub(crate) struct Findings {
     pub(crate) publish_failed: Option<(Reason, String)>,
 }
 
+/// Whether keys are made; else those that were brought along sign.
+pub(crate) fn has_keys_made(dkim: &Dkim) -> bool {
+    dkim.imported.is_empty() || dkim.rotation.enabled
+}
+
 /// What is so about the MTA-STS policy.
 pub(crate) struct PolicyFinding {
     /// What is remembered of it; nothing once it is withdrawn.
@@ -274,7 +279,7 @@ impl Findings {
         let Some(dkim) = &domain.spec.dkim else {
             return finding(KIND, true, Reason::NotWanted, "the spec asks for no signatures");
         };
-        if !dkim.imported.is_empty() && !dkim.rotation.enabled {
+        if !has_keys_made(dkim) {
             return finding(KIND, true, Reason::KeyActive, "the imported keys sign");
         }
         let active: Vec<&StoredKey> =

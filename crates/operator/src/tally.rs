@@ -22,6 +22,8 @@ const STATES: [RecordState; 5] = [
 /// What one domain has.
 #[derive(Default)]
 struct Counts {
+    /// Keys are made for it.
+    has_keys_made: bool,
     keys: BTreeMap<&'static str, u32>,
     records: BTreeMap<&'static str, u32>,
     /// The zone lines of the records that were there when the name servers last said anything of them.
@@ -46,8 +48,14 @@ fn state_name(state: RecordState) -> &'static str {
 
 impl Tally {
     /// Notes what was found of a domain.
-    pub(crate) fn note(&self, uid: &str, keys: &[StoredKey], records: &[(Record, Observation)]) {
-        let mut counts = Counts::default();
+    pub(crate) fn note(
+        &self,
+        uid: &str,
+        has_keys_made: bool,
+        keys: &[StoredKey],
+        records: &[(Record, Observation)],
+    ) {
+        let mut counts = Counts { has_keys_made, ..Counts::default() };
         for stored in keys {
             *counts.keys.entry(stored.key.stage.name()).or_default() += 1;
         }
@@ -83,9 +91,8 @@ impl Tally {
     pub(crate) fn tell(&self) {
         let domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
         metrics::gauge!("packetboat_operator_domains").set(count(domains.len()));
-        // Without `dkim` a domain has no keys, and wants none.
         let waits =
-            |counts: &&Counts| !counts.keys.is_empty() && !counts.keys.contains_key(Stage::Active.name());
+            |counts: &&Counts| counts.has_keys_made && !counts.keys.contains_key(Stage::Active.name());
         let waiting = domains.values().filter(waits).count();
         metrics::gauge!("packetboat_operator_domains_without_key").set(count(waiting));
         for stage in STAGES.map(Stage::name) {
