@@ -21,7 +21,7 @@ use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::{Layer, Registry};
 
 use crate::batches::{Batches, Limits};
-use crate::sampling::ByCause;
+use crate::sampling::by_cause;
 use crate::told::Told;
 use crate::{Config, TelemetryError};
 
@@ -172,7 +172,7 @@ fn traces(
         .with_span_processor(
             Batches::start(exporter, limits, Handle::current()).map_err(TelemetryError::Thread)?,
         )
-        .with_sampler(ByCause::with_ratio(config.sample_ratio))
+        .with_sampler(by_cause(config.sample_ratio))
         .with_resource(resource.clone())
         .build())
 }

@@ -1,22 +1,20 @@
 //! Which spans are recorded.
 
-use opentelemetry::trace::{Link, SpanContext, SpanKind, TraceContextExt, TraceId, TraceState};
+use opentelemetry::trace::{Link, SpanKind, TraceId, TraceState};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample};
 
 /// A trace that another one caused is recorded where that one is: a span follows its parent, one without a parent the
-/// span that it is linked to first, and of those that nothing causes a share is recorded.
-#[derive(Debug, Clone)]
-pub(crate) struct ByCause(Sampler);
-
-impl ByCause {
-    /// Records this share, 0.0 to 1.0, of what nothing causes.
-    pub(crate) fn with_ratio(ratio: f64) -> Self {
-        Self(Sampler::TraceIdRatioBased(ratio))
-    }
+/// span that it is linked to first, and of those that nothing causes this share is recorded, 0.0 to 1.0.
+pub(crate) fn by_cause(ratio: f64) -> Sampler {
+    Sampler::ParentBased(Box::new(ByLink(Sampler::TraceIdRatioBased(ratio))))
 }
 
-impl ShouldSample for ByCause {
+/// Follows the first link; without one another sampler decides.
+#[derive(Debug, Clone)]
+struct ByLink(Sampler);
+
+impl ShouldSample for ByLink {
     fn should_sample(
         &self,
         parent_context: Option<&Context>,
@@ -26,13 +24,10 @@ impl ShouldSample for ByCause {
         attributes: &[KeyValue],
         links: &[Link],
     ) -> SamplingResult {
-        let parent = parent_context.map(|context| context.span().span_context().clone());
-        let parent = parent.filter(SpanContext::is_valid);
-        let cause = parent.as_ref().or_else(|| links.first().map(|link| &link.span_context));
-        match cause {
-            Some(cause) if cause.is_sampled() => followed(SamplingDecision::RecordAndSample),
+        match links.first() {
+            Some(cause) if cause.span_context.is_sampled() => followed(SamplingDecision::RecordAndSample),
             Some(_) => followed(SamplingDecision::Drop),
-            None => self.0.should_sample(None, trace_id, name, span_kind, attributes, links),
+            None => self.0.should_sample(parent_context, trace_id, name, span_kind, attributes, links),
         }
     }
 }
@@ -44,7 +39,7 @@ fn followed(decision: SamplingDecision) -> SamplingResult {
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry::trace::{SpanId, TraceFlags};
+    use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags};
 
     use super::*;
 
@@ -57,7 +52,7 @@ mod tests {
         let parent = parent.map(|sampled| Context::new().with_remote_span_context(context(sampled)));
         let links: Vec<Link> = link.map(|sampled| Link::with_context(context(sampled))).into_iter().collect();
         let id = TraceId::from(1);
-        let sampler = ByCause::with_ratio(ratio);
+        let sampler = by_cause(ratio);
         let result = sampler.should_sample(parent.as_ref(), id, "span", &SpanKind::Internal, &[], &links);
         result.decision == SamplingDecision::RecordAndSample
     }
