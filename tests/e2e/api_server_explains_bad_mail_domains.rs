@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 use testkit::kubernetes::ApiServer;
 
 const CRD: &str = include_str!("../../k8s/crds/maildomains.yaml");
-const PROVIDERS: [(&str, &str); 2] = [
-    ("dnsproviders", include_str!("../../k8s/crds/dnsproviders.yaml")),
-    ("clusterdnsproviders", include_str!("../../k8s/crds/clusterdnsproviders.yaml")),
+const PROVIDERS: [&str; 2] = [
+    include_str!("../../k8s/crds/dnsproviders.yaml"),
+    include_str!("../../k8s/crds/clusterdnsproviders.yaml"),
 ];
 
 fn mail_domain(spec: &str) -> String {
@@ -19,9 +19,7 @@ fn mail_domain(spec: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_rule_speaks() -> Result<()> {
     let api = ApiServer::start().await?;
-    api.apply(CRD).await?;
-    let established = ["wait", "--for=condition=Established", "crd/maildomains.mail.packetboat.dev"];
-    api.kubectl(&established, None).await?;
+    api.define(CRD).await?;
     let dry = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
     let wrong = [
         ("{domain: Example.com}", "spec.domain"),
@@ -102,10 +100,8 @@ async fn every_rule_speaks() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_rule_of_providers_speaks() -> Result<()> {
     let api = ApiServer::start().await?;
-    for (name, crd) in PROVIDERS {
-        api.apply(crd).await?;
-        let crd = format!("crd/{name}.mail.packetboat.dev");
-        api.kubectl(&["wait", "--for=condition=Established", &crd], None).await?;
+    for crd in PROVIDERS {
+        api.define(crd).await?;
     }
     let dry = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
     let way = "rfc2136: {server: s, tsig: {keyName: k, algorithm: hmac-sha256, secretRef: {name: t}}}";

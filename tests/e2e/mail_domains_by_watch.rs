@@ -16,9 +16,7 @@ const CRD: &str = include_str!("../../k8s/crds/maildomains.yaml");
 async fn a_mail_domain_is_followed() -> Result<()> {
     let world = World::new().await?;
     let mut api = ApiServer::start().await?;
-    api.apply(CRD).await?;
-    api.kubectl(&["wait", "--for=condition=Established", "crd/maildomains.mail.packetboat.dev"], None)
-        .await?;
+    api.define(CRD).await?;
     let folder = world.site.path().join("domains");
     let folder = folder.to_string_lossy();
     let kubeconfig = api.kubeconfig()?;

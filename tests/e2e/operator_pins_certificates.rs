@@ -101,9 +101,7 @@ async fn a_stale_set_is_never_shown() -> Result<()> {
     replaced(&estate, &first_key, &second_key).await?;
 
     // With cert-manager the next key is told before its certificate is there.
-    estate.api.apply(CERTIFICATES).await?;
-    let crd = "crd/certificates.cert-manager.io";
-    estate.api.kubectl(&["wait", "--for=condition=Established", crd], None).await?;
+    estate.api.define(CERTIFICATES).await?;
     let (next, next_key) = certificate()?;
     estate.api.apply(&next.secret("mail", "mx-next")).await?;
     estate.api.apply(&second.secret("mail", "mx-tls")).await?;

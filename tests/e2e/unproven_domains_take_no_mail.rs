@@ -13,9 +13,7 @@ const ALICE: &str = "alice@packetboat.test";
 async fn a_domain_counts_once_it_is_proven() -> Result<()> {
     let world = World::new().await?;
     let api = ApiServer::start().await?;
-    api.apply(CRD).await?;
-    api.kubectl(&["wait", "--for=condition=Established", "crd/maildomains.mail.packetboat.dev"], None)
-        .await?;
+    api.define(CRD).await?;
     let folder = world.site.path().join("domains");
     api.kubectl(&["create", "namespace", "mail"], None).await?;
     api.kubectl(&["apply", "-f", &folder.to_string_lossy()], None).await?;

@@ -34,9 +34,7 @@ fn mail_domain(name: &str) -> String {
 async fn a_secret_that_may_not_be_read() -> Result<()> {
     let world = World::new().await?;
     let api = ApiServer::start().await?;
-    api.apply(CRD).await?;
-    api.kubectl(&["wait", "--for=condition=Established", "crd/maildomains.mail.packetboat.dev"], None)
-        .await?;
+    api.define(CRD).await?;
     api.kubectl(&["create", "namespace", "mail"], None).await?;
     api.kubectl(&["-n", "mail", "create", "serviceaccount", "edge"], None).await?;
     api.apply(RIGHTS).await?;

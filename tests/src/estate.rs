@@ -12,10 +12,10 @@ use testkit::wait;
 
 use crate::witness::{Times, Witness};
 
-const CRDS: [(&str, &str); 3] = [
-    ("maildomains", include_str!("../../k8s/crds/maildomains.yaml")),
-    ("dnsproviders", include_str!("../../k8s/crds/dnsproviders.yaml")),
-    ("clusterdnsproviders", include_str!("../../k8s/crds/clusterdnsproviders.yaml")),
+const CRDS: [&str; 3] = [
+    include_str!("../../k8s/crds/maildomains.yaml"),
+    include_str!("../../k8s/crds/dnsproviders.yaml"),
+    include_str!("../../k8s/crds/clusterdnsproviders.yaml"),
 ];
 
 /// The domain that is declared.
@@ -77,10 +77,8 @@ impl Estate {
         let dns = DnsServer::start(&format!("ns1.example.test. 300 IN A 127.0.0.1\n{names}")).await?;
         let site = Site::new(dns.address())?;
         let api = ApiServer::start().await?;
-        for (name, crd) in CRDS {
-            api.apply(&adjust(crd)).await?;
-            let crd = format!("crd/{name}.mail.packetboat.dev");
-            api.kubectl(&["wait", "--for=condition=Established", &crd], None).await?;
+        for crd in CRDS {
+            api.define(&adjust(crd)).await?;
         }
         api.kubectl(&["create", "namespace", "mail"], None).await?;
         let secret = format!("--from-literal=secret={SECRET}");

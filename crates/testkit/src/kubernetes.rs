@@ -169,6 +169,12 @@ impl ApiServer {
     pub async fn apply(&self, yaml: &str) -> Result<String> {
         self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], Some(yaml)).await
     }
+
+    /// Applies CustomResourceDefinitions, and waits until objects of their kinds are taken.
+    pub async fn define(&self, crds: &str) -> Result<()> {
+        self.apply(crds).await?;
+        self.kubectl(&["wait", "--for=condition=Established", "-f", "-"], Some(crds)).await.map(drop)
+    }
 }
 
 /// Runs `kubectl` with a kubeconfig.

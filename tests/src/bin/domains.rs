@@ -152,11 +152,7 @@ async fn prepare(api: &ApiServer) -> Result<()> {
         include_str!("../../../k8s/crds/clusterdnsproviders.yaml"),
     ];
     for crd in crds {
-        api.apply(crd).await?;
-    }
-    for name in ["maildomains", "dnsproviders", "clusterdnsproviders"] {
-        let crd = format!("crd/{name}.mail.packetboat.dev");
-        api.kubectl(&["wait", "--for=condition=Established", &crd], None).await?;
+        api.define(crd).await?;
     }
     api.kubectl(&["create", "namespace", "mail"], None).await?;
     let secret = format!("--from-literal=secret={SECRET}");
